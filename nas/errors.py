@@ -1,0 +1,13 @@
+"""The errors a person at the command line sees, one class per exit status."""
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done as asked (unknown name, bad file, bad option). Exit status 2."""
+
+
+class NasError(RuntimeError):
+    """Something that should have worked failed (disk full, damaged file, busy study). Exit status 1."""
+
+
+class NothingFeasible(RuntimeError):
+    """The search ended without one candidate that meets the constraints. Exit status 3."""
