@@ -1,0 +1,104 @@
+"""Layers shared by the stem, the mixers and the blocks. Tensors are [batch, channels, height, width].
+
+Operations that write a tensor an accelerator must hold (sums, matrix products) are small named modules, so that the
+tracer and the quantizer see them and can treat one of them differently by its `role`.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "hardswish": nn.Hardswish, "gelu": nn.GELU}
+NORM_LAYERS: dict[str, type[nn.Module]] = {"batchnorm": nn.BatchNorm2d, "layernorm": LayerNorm2d}
+
+
+def make_divisible(value: float, divisor: int = 8) -> int:
+    """Nearest positive multiple of `divisor`: accelerators pad channels to it anyway."""
+    return max(divisor, int(value / divisor + 0.5) * divisor)
+
+
+class Add(nn.Module):
+    """Sum of two tensors of one shape: a residual connection."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class MatMul(nn.Module):
+    """Batched matrix product of two activations, [..., m, k] x [..., k, n] -> [..., m, n].
+
+    role: "accumulator" marks products whose dynamic range 8 bits do not hold (the state of linear attention,
+    10 dB at 8 bits): the bit policy gives them 16-bit activations.
+    """
+
+    def __init__(self, role: str = "") -> None:
+        super().__init__()
+        self.role = role
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.matmul(x, y)
+
+
+class ConvNorm(nn.Module):
+    """Convolution, then BatchNorm; `fold_` merges the second into the first."""
+
+    def __init__(self, in_chans: int, out_chans: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel // 2, groups=groups)
+        self.norm: nn.Module = nn.BatchNorm2d(out_chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+    def fold_(self) -> None:
+        if isinstance(self.norm, nn.BatchNorm2d):
+            fold_norm_after(self.norm, [self.conv])
+            self.norm = nn.Identity()
+
+
+def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Per-channel (scale, shift) that BatchNorm applies with its running statistics, each [channels], in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+@torch.no_grad()
+def fold_norm_after(norm: nn.BatchNorm2d, convs: list[nn.Conv2d]) -> None:
+    """Merge `norm`, which reads the channels of `convs` one after the other, into their weights and biases."""
+    scale, shift = norm_affine(norm)
+    sizes = [conv.out_channels for conv in convs]
+    for conv, a, b in zip(convs, scale.split(sizes), shift.split(sizes), strict=True):
+        assert conv.bias is not None
+        conv.weight.copy_(conv.weight.double() * a[:, None, None, None])
+        conv.bias.copy_(conv.bias.double() * a + b)
+
+
+@torch.no_grad()
+def fold_norm_before(norm: nn.BatchNorm2d, consumers: list[nn.Conv2d | nn.Linear]) -> None:
+    """Merge `norm` into the pointwise layers that read it. Exact only without padding, which is checked.
+
+    Raises ValueError when a consumer is padded or grouped: there the shift would be missing at the border.
+    """
+    scale, shift = norm_affine(norm)
+    for layer in consumers:
+        assert layer.bias is not None
+        if isinstance(layer, nn.Conv2d) and (layer.kernel_size != (1, 1) or layer.groups != 1):
+            raise ValueError(f"BatchNorm folds forward only into 1x1 dense convolutions, but got {layer}")
+        matrix = layer.weight.double().flatten(1)
+        layer.bias.copy_(layer.bias.double() + matrix @ shift)
+        layer.weight.copy_((matrix * scale).view_as(layer.weight))
+
+
+@torch.no_grad()
+def norm_as_conv(norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """BatchNorm that no convolution can take in, as the depthwise 1x1 convolution it is at inference."""
+    scale, shift = norm_affine(norm)
+    chans = norm.num_features
+    conv = nn.Conv2d(chans, chans, 1, groups=chans, device=scale.device, dtype=norm.weight.dtype)
+    assert conv.bias is not None
+    conv.weight.copy_(scale[:, None, None, None])
+    conv.bias.copy_(shift)
+    return conv

@@ -1,0 +1,101 @@
+"""Convolutional mixers. macs in the docstrings are per image, with N = height * width tokens and C = dim."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.layers import ACTIVATION_LAYERS, ConvNorm, fold_norm_after, make_divisible
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise k x k convolution, the token mixer of ConvNeXt (arXiv:2201.03545). macs: k^2 C N."""
+
+    kernels: tuple[int, ...] = (3, 5, 7)
+    norm_after = True
+    replaces_block = False
+    late_only = False
+
+    def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dwconv(x)
+
+    def fold_norm_after_(self, norm: nn.BatchNorm2d) -> None:
+        fold_norm_after(norm, [self.dwconv])
+
+
+class SepConv(nn.Module):
+    """Inverted separable convolution of ConvFormer (arXiv:2210.13452, Eq. 7): 1x1 to 2C, depthwise k x k, 1x1 to C.
+
+    macs: N (4 C^2 + 2 k^2 C).
+    """
+
+    kernels: tuple[int, ...] = (3, 5, 7)
+    norm_after = False
+    replaces_block = False
+    late_only = False
+
+    def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
+        super().__init__()
+        self.pwconv1 = nn.Conv2d(dim, 2 * dim, 1)
+        self.act = ACTIVATION_LAYERS[activation]()
+        self.dwconv = nn.Conv2d(2 * dim, 2 * dim, kernel, padding=kernel // 2, groups=2 * dim)
+        self.pwconv2 = nn.Conv2d(2 * dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pwconv2(self.dwconv(self.act(self.pwconv1(x))))
+
+    def norm_consumers(self) -> list[nn.Conv2d | nn.Linear]:
+        return [self.pwconv1]
+
+
+class InceptionConv(nn.Module):
+    """Depthwise 3x3, 1x11 and 11x1 on three groups of channels, the rest untouched (InceptionNeXt, arXiv:2303.16900).
+
+    The groups have role_width / 8 channels each and come first, so that a channel has one role at every width.
+    macs: 31 g N with g = role_width / 8.
+    """
+
+    kernels: tuple[int, ...] = (0,)
+    norm_after = True
+    replaces_block = False
+    late_only = False
+
+    def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
+        super().__init__()
+        group = role_width // 8
+        self.split_sizes = [group, group, group, dim - 3 * group]
+        self.dwconv_hw = nn.Conv2d(group, group, 3, padding=1, groups=group)
+        self.dwconv_w = nn.Conv2d(group, group, (1, 11), padding=(0, 5), groups=group)
+        self.dwconv_h = nn.Conv2d(group, group, (11, 1), padding=(5, 0), groups=group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hw, w, h, rest = torch.split(x, self.split_sizes, dim=1)
+        return torch.cat((self.dwconv_hw(hw), self.dwconv_w(w), self.dwconv_h(h), rest), dim=1)
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck (MobileNetV2, arXiv:1801.04381): 1x1 to eC, depthwise k x k, 1x1 to C, BatchNorm after each.
+
+    Token and channel mixer in one. macs: N (2 e C^2 + k^2 e C).
+    """
+
+    kernels: tuple[int, ...] = (3, 5)
+    norm_after = False
+    replaces_block = True
+    late_only = False
+
+    def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
+        super().__init__()
+        hidden = make_divisible(dim * expansion)
+        self.expand = ConvNorm(dim, hidden, 1)
+        self.act1 = ACTIVATION_LAYERS[activation]()
+        self.dwconv = ConvNorm(hidden, hidden, kernel, groups=hidden)
+        self.act2 = ACTIVATION_LAYERS[activation]()
+        self.project = ConvNorm(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.act2(self.dwconv(self.act1(self.expand(x)))))

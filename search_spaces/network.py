@@ -1,0 +1,371 @@
+"""The plain network an architecture describes: what is scored, costed and exported.
+
+A sibling of timm's MetaFormer with its names and its API. It is built from JSON-able keyword arguments, so that
+`timm.create_model` can rebuild it from a `config.json`. With `deploy=True` it has its folded form: BatchNorm is gone
+into the convolutions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.architecture import Architecture
+from search_spaces.layers import (
+    ACTIVATION_LAYERS,
+    NORM_LAYERS,
+    Add,
+    ConvNorm,
+    fold_norm_before,
+    make_divisible,
+    norm_as_conv,
+)
+from search_spaces.mixers import MIXERS
+
+
+class Stem(nn.Module):
+    """Image to features: one 3x3 convolution of stride 2 (`conv3s2`), or two with an activation between (`conv3s2x2`)."""
+
+    def __init__(self, kind: str, in_chans: int, dim: int, activation: str) -> None:
+        super().__init__()
+        if kind == "conv3s2x2":
+            self.conv1 = ConvNorm(in_chans, dim // 2, 3, stride=2)
+            self.act = ACTIVATION_LAYERS[activation]()
+            self.conv2 = ConvNorm(dim // 2, dim, 3, stride=2)
+        elif kind == "conv3s2":
+            self.conv1 = ConvNorm(in_chans, dim, 3, stride=2)
+            self.act, self.conv2 = nn.Identity(), nn.Identity()
+        else:
+            raise ValueError(f"stem must be 'conv3s2' or 'conv3s2x2', but got {kind!r}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.act(self.conv1(x)))
+
+
+class Mlp(nn.Module):
+    """Channel mixer: two 1x1 convolutions with an activation between. macs: 2 e C^2 N."""
+
+    def __init__(self, dim: int, expansion: float, activation: str) -> None:
+        super().__init__()
+        hidden = make_divisible(dim * expansion)
+        self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.act = ACTIVATION_LAYERS[activation]()
+        self.fc2 = nn.Conv2d(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class MetaFormerBlock(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)) (MetaFormer, arXiv:2111.11418, Eq. 2 and 3).
+
+    Mixers that begin with a padded convolution take the norm behind them, where BatchNorm folds exactly. `identity` has
+    no token branch; `mbconv` is the whole block.
+    """
+
+    def __init__(
+        self, dim: int, mixer: str, kernel: int, expansion: float, norm: str, activation: str, role_width: int
+    ) -> None:
+        super().__init__()
+        if mixer not in MIXERS:
+            raise ValueError(f"unknown token mixer {mixer!r}; known: {', '.join(MIXERS)}")
+        family: Any = MIXERS[mixer]
+        if kernel not in family.kernels:
+            raise ValueError(f"{mixer} has kernels {family.kernels}, but got {kernel}")
+        self.token_mixer = family(
+            dim, kernel=kernel, expansion=expansion, role_width=role_width, activation=activation
+        )
+        self.norm_after: bool = family.norm_after
+        self.has_token_mixer = mixer != "identity"
+        self.has_mlp = not family.replaces_block
+        if self.has_token_mixer:
+            self.norm1: nn.Module = nn.Identity() if family.replaces_block else NORM_LAYERS[norm](dim)
+            self.add1 = Add()
+        if self.has_mlp:
+            self.norm2: nn.Module = NORM_LAYERS[norm](dim)
+            self.mlp = Mlp(dim, expansion, activation)
+            self.add2 = Add()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.has_token_mixer:
+            if self.norm_after:
+                x = self.add1(x, self.norm1(self.token_mixer(x)))
+            else:
+                x = self.add1(x, self.token_mixer(self.norm1(x)))
+        if self.has_mlp:
+            x = self.add2(x, self.mlp(self.norm2(x)))
+        return x
+
+    def fold_(self) -> None:
+        if self.has_token_mixer and isinstance(self.norm1, nn.BatchNorm2d):
+            if not self.norm_after:
+                fold_norm_before(self.norm1, self.token_mixer.norm_consumers())
+                self.norm1 = nn.Identity()
+            elif hasattr(self.token_mixer, "fold_norm_after_"):
+                self.token_mixer.fold_norm_after_(self.norm1)
+                self.norm1 = nn.Identity()
+            else:
+                self.norm1 = norm_as_conv(self.norm1)
+        if self.has_mlp and isinstance(self.norm2, nn.BatchNorm2d):
+            fold_norm_before(self.norm2, [self.mlp.fc1])
+            self.norm2 = nn.Identity()
+
+
+class MetaFormerStage(nn.Module):
+    """Downsampling (3x3 convolution of stride 2, then BatchNorm), then blocks of one width."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+class Head(nn.Module):
+    """Global average, norm, classifier: [batch, dim, height, width] -> [batch, num_classes]."""
+
+    def __init__(self, dim: int, num_classes: int, norm: str, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.global_pool: nn.Module = nn.AdaptiveAvgPool2d(1)
+        self.norm: nn.Module = NORM_LAYERS[norm](dim)
+        self.flatten: nn.Module = nn.Flatten(1)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc: nn.Module = nn.Linear(dim, num_classes) if num_classes > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.drop(self.flatten(self.norm(self.global_pool(x))))
+        return x if pre_logits else self.fc(x)
+
+    def fold_(self) -> None:
+        if isinstance(self.norm, nn.BatchNorm2d) and isinstance(self.fc, nn.Linear):
+            fold_norm_before(self.norm, [self.fc])
+            self.norm = nn.Identity()
+
+
+BlockFactory = Callable[..., nn.Module]
+
+
+class MetaFormerNet(nn.Module):
+    """Searched MetaFormer: per stage a width, a norm and an activation; per block a mixer, a kernel and an expansion.
+
+    Input [batch, in_chans, img_size, img_size], output [batch, num_classes].
+
+    stages: one dict per stage, keys width, role_width, norm, activation, blocks; a block has mixer, kernel, expansion.
+    deploy: build the folded form; load folded weights into it.
+    block_factory: how blocks are made; the supernet passes a caching one.
+    Raises ValueError for an unknown stem, mixer or kernel.
+    """
+
+    def __init__(
+        self,
+        stages: list[dict[str, Any]],
+        stem: str = "conv3s2",
+        img_size: int = 32,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        deploy: bool = False,
+        block_factory: BlockFactory = MetaFormerBlock,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
+        self.drop_rate, self.deploy, self.grad_checkpointing = drop_rate, deploy, False
+        self.stem = Stem(stem, in_chans, stages[0]["width"], stages[0]["activation"])
+        reduction = {"conv3s2": 2, "conv3s2x2": 4}[stem]
+        self.feature_info: list[dict[str, Any]] = []
+        built: list[nn.Module] = []
+        for index, stage in enumerate(stages):
+            downsample: nn.Module = nn.Identity()
+            if index > 0:
+                downsample = ConvNorm(stages[index - 1]["width"], stage["width"], 3, stride=2)
+                reduction *= 2
+            blocks = [
+                block_factory(
+                    dim=stage["width"],
+                    mixer=block["mixer"],
+                    kernel=block["kernel"],
+                    expansion=block["expansion"],
+                    norm=stage["norm"],
+                    activation=stage["activation"],
+                    role_width=stage["role_width"],
+                )
+                for block in stage["blocks"]
+            ]
+            built.append(MetaFormerStage(downsample, blocks))
+            self.feature_info.append({"num_chs": stage["width"], "reduction": reduction, "module": f"stages.{index}"})
+        self.stages = nn.Sequential(*built)
+        self.num_features = self.head_hidden_size = stages[-1]["width"]
+        self.head = Head(self.num_features, num_classes, stages[-1]["norm"], drop_rate)
+        self.reset_pool(global_pool)
+        if deploy:
+            fold_(self)
+
+    def reset_pool(self, global_pool: str) -> None:
+        """Choose the pooling of the head: "avg", or "" to keep the map (then there is no classifier on it)."""
+        if global_pool not in ("avg", ""):
+            raise ValueError(f"global_pool must be 'avg' or '', but got {global_pool!r}")
+        keep = global_pool == "avg"
+        self.head.global_pool = nn.AdaptiveAvgPool2d(1) if keep else nn.Identity()
+        self.head.flatten = nn.Flatten(1) if keep else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            for stage in self.stages:
+                x = torch.utils.checkpoint.checkpoint(stage, x, use_reentrant=False)
+            return x
+        return self.stages(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Features after the chosen stages (all when `indices` is None, the last n for an int), as timm returns them."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', but got {output_fmt!r}")
+        count = len(self.stages)
+        if indices is None:
+            wanted = list(range(count))
+        elif isinstance(indices, int):
+            wanted = list(range(count - indices, count))
+        else:
+            wanted = [index % count for index in indices]
+        x = self.stem(x)
+        intermediates = []
+        for index, stage in enumerate(self.stages):
+            if stop_early and index > max(wanted):
+                break
+            x = stage(x)
+            if index in wanted:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """New classifier for `num_classes` (0: none). In deploy form the norm of the old head has gone with it."""
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.reset_pool(global_pool)
+        self.head.fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+
+def fold_(network: nn.Module) -> nn.Module:
+    """Merge, in place, every BatchNorm of `network` into its neighbours; children before parents. Returns it."""
+    for module in reversed(list(network.modules())):
+        if module is not network and hasattr(module, "fold_"):
+            module.fold_()
+    return network
+
+
+def fold(network: MetaFormerNet) -> MetaFormerNet:
+    """The folded copy of a network in evaluation mode: same function to rounding (1e-5 relative per block)."""
+    out = copy.deepcopy(network).eval()
+    fold_(out)
+    out.deploy = True
+    return out
+
+
+def network_kwargs(arch: Architecture) -> dict[str, Any]:
+    """Keyword arguments of `MetaFormerNet` for this architecture: JSON-able. Bits are not part of the network."""
+    stages = [
+        {
+            "width": stage.width,
+            "role_width": stage.role_width,
+            "norm": stage.norm,
+            "activation": stage.activation,
+            "blocks": [
+                {"mixer": block.mixer, "kernel": block.kernel, "expansion": block.expansion} for block in stage.blocks
+            ],
+        }
+        for stage in arch.stages
+    ]
+    return {"stages": stages, "stem": arch.stem, "img_size": arch.resolution}
+
+
+def build_network(
+    arch: Architecture, num_classes: int, in_chans: int = 3, device: str | torch.device | None = None
+) -> MetaFormerNet:
+    """The network of `arch` with fresh weights on `device` (default: CPU)."""
+    with torch.device(device or "cpu"):
+        return MetaFormerNet(**network_kwargs(arch), num_classes=num_classes, in_chans=in_chans)
+
+
+@dataclass(frozen=True)
+class NetworkPart:
+    """A piece of a network that is costed by itself.
+
+    name: module path. spec: equal for parts of equal cost, bits apart. build: makes the folded module (call it under
+    `torch.device("meta")` to trace it). input_shape: [batch, channels, height, width] with batch 1.
+    """
+
+    name: str
+    spec: tuple[Any, ...]
+    build: Callable[[], nn.Module]
+    input_shape: tuple[int, int, int, int]
+
+
+def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> Iterator[NetworkPart]:
+    """Stem, downsamplings, blocks and head of `arch` in order of execution, in the folded form in which they run."""
+
+    def folded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        def build() -> nn.Module:
+            module = nn.Sequential(make())
+            return fold_(module)[0].eval()  # type: ignore[index]
+
+        return build
+
+    def part(name: str, cls: type[nn.Module], size: int, chans: int, **kwargs: Any) -> NetworkPart:
+        spec = (cls.__name__, chans, size, *sorted(kwargs.items()))
+        return NetworkPart(name, spec, folded(lambda: cls(**kwargs)), (1, chans, size, size))
+
+    first, size = arch.stages[0], arch.resolution
+    yield part("stem", Stem, size, in_chans, kind=arch.stem, in_chans=in_chans, dim=first.width, activation=first.activation)
+    for _ in range({"conv3s2": 1, "conv3s2x2": 2}[arch.stem]):
+        size = (size + 1) // 2
+    before = first.width
+    for index, stage in enumerate(arch.stages):
+        if index > 0:
+            name = f"stages.{index}.downsample"
+            yield part(name, ConvNorm, size, before, in_chans=before, out_chans=stage.width, kernel=3, stride=2)
+            size = (size + 1) // 2
+        for number, block in enumerate(stage.blocks):
+            yield part(
+                f"stages.{index}.blocks.{number}",
+                MetaFormerBlock,
+                size,
+                stage.width,
+                dim=stage.width,
+                mixer=block.mixer,
+                kernel=block.kernel,
+                expansion=block.expansion,
+                norm=stage.norm,
+                activation=stage.activation,
+                role_width=stage.role_width,
+            )
+        before = stage.width
+    norm = arch.stages[-1].norm
+    yield part("head", Head, size, before, dim=before, num_classes=num_classes, norm=norm)
