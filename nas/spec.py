@@ -1,8 +1,41 @@
-"""What a study is: every choice a person makes, as frozen data. The one place where names become values."""
+"""What a study is: every choice a person makes, as frozen data; read from TOML strictly, and written back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from nas.errors import UsageError
+from nas.objectives import suggestion
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+"""The studies that ship, one TOML each."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceSpec:
+    """Which networks are candidates. No `mixers` means all; `choices` restricts genes: name -> values kept."""
+
+    name: str = "metaformer"
+    preset: str = "small"
+    granularity: str = "stage"
+    mixers: tuple[str, ...] = ()
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """Which images. `limit` keeps that many training images; None keeps all."""
+
+    source: str = "procedural"
+    limit: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +64,207 @@ class EvaluateSpec:
     bn_images: training images that re-estimate its BatchNorm statistics.
     calibration_images: training images that set its activation ranges.
     search_images: images of the search split that it is scored on (fewer if the split is smaller).
-    batch_size: images per forward pass; it changes memory, not the figures.
+    batch_size: images per forward pass.
     """
 
     bn_images: int = 256
     calibration_images: int = 256
     search_images: int = 1000
     batch_size: int = 250
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpec:
+    """How candidates are chosen, and what is wanted of them.
+
+    trials: total wanted, over all runs of the study.
+    batch: candidates that are proposed together; it shapes the search, whatever the number of workers.
+    """
+
+    trials: int = 100
+    sampler: str = "nsga2"
+    seed: int = 0
+    batch: int = 8
+    objectives: tuple[str, ...] = ("top1", "latency")
+    constraints: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ("npu_40tops",)
+
+
+@dataclass(frozen=True, slots=True)
+class StudySpec:
+    """A whole study, as one TOML file holds it: a section per field."""
+
+    space: SpaceSpec = SpaceSpec()
+    data: DataSpec = DataSpec()
+    train: TrainSpec = TrainSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    search: SearchSpec = SearchSpec()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; absent options left out."""
+        sections = dataclasses.asdict(self)
+        return {
+            name: {k: v for k, v in section.items() if v is not None} for name, section in sections.items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "study") -> StudySpec:
+        """Strict: raises UsageError that names an unknown, mistyped or impossible entry, and the cure."""
+        sections = {f.name: type(f.default) for f in dataclasses.fields(cls)}
+        for name in data:
+            if name not in sections:
+                raise UsageError(f"{where}: unknown section [{name}]; {suggestion(name, sections)}")
+        made = {name: _section(kind, name, data.get(name, {}), where) for name, kind in sections.items()}
+        spec = cls(**made)
+        _check(spec, where)
+        return spec
+
+    def identity(self, *facts: str) -> str:
+        """Sixteen hexadecimal digits that name the study, whatever its length and speed.
+
+        facts: what the names in the spec stood for (data content, target content), so that a changed file
+        changes the identity too.
+        """
+        content = self.to_dict()
+        del content["search"]["trials"], content["train"]["checkpoint_every"]
+        text = json.dumps([content, *facts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_spec(name_or_path: str) -> tuple[str, StudySpec]:
+    """(short name, spec) of a shipped study or of a TOML file. Raises UsageError."""
+    shipped = STUDIES / f"{name_or_path}.toml"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    if not path.is_file():
+        hint = suggestion(name_or_path, list_studies())
+        raise UsageError(
+            f"no study configuration {name_or_path!r}: neither a file nor a shipped study; {hint}"
+        )
+    return path.stem, StudySpec.from_dict(read_toml(path), where=str(path))
+
+
+def list_studies() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.toml"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises UsageError with the line when the file is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from error
+
+
+def override(spec: StudySpec, values: Mapping[str, Any]) -> StudySpec:
+    """`spec` with entries such as {'train.steps': 100} replaced. Raises UsageError on an unknown entry."""
+    sections: dict[str, dict[str, Any]] = {name: dict(section) for name, section in spec.to_dict().items()}
+    for key, value in values.items():
+        section, dot, name = key.partition(".")
+        if not dot or section not in sections:
+            known = [f"{part}.{entry}" for part, entries in sections.items() for entry in entries]
+            raise UsageError(f"unknown setting {key!r}; {suggestion(key, known)}")
+        sections[section][name] = value
+    return StudySpec.from_dict(sections, where="settings")
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """'train.steps=100' to ('train.steps', 100); the value is TOML, a bare word is text. Raises UsageError."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"cannot read the setting {text!r}; write it like train.steps=100")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """Readable list of what changed, 'train.steps 300 -> 400'; trials left out."""
+    before, after = old.to_dict(), new.to_dict()
+    changes = []
+    for section in after:
+        for key in sorted({*before[section], *after[section]} - {"trials", "checkpoint_every"}):
+            was, now = before[section].get(key), after[section].get(key)
+            if was != now:
+                changes.append(f"{section}.{key} {_shown(was)} -> {_shown(now)}")
+    return changes
+
+
+def to_toml(spec: StudySpec) -> str:
+    """TOML text that `load_spec` reads back to an equal spec."""
+    lines: list[str] = []
+    for section, entries in spec.to_dict().items():
+        lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in entries.items()), ""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(entry) for entry in value) + "]"
+    # A JSON string, number or truth value is also a TOML one, once DEL is escaped.
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else _toml(value)
+
+
+def _section(kind: type, name: str, entries: Any, where: str) -> Any:
+    if not isinstance(entries, Mapping):
+        raise UsageError(f"{where}: [{name}] must be a section of settings, but got {entries!r}")
+    hints = get_type_hints(kind)
+    for key in entries:
+        if key not in hints:
+            raise UsageError(f"{where}: unknown key {key!r} in [{name}]; {suggestion(key, hints)}")
+    return kind(
+        **{key: _typed(hints[key], value, f"{where}: {name}.{key}") for key, value in entries.items()}
+    )
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type. The handful of types that specs use; raises UsageError otherwise."""
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(get_args(hint)[0], entry, where) for entry in value)
+    if get_origin(hint) is Mapping and isinstance(value, Mapping):
+        kind = get_args(hint)[1]
+        return {str(key): _typed(kind, entry, f"{where}.{key}") for key, entry in value.items()}
+    if hint is Any:
+        return value
+    if get_origin(hint) in _WORDS:
+        raise UsageError(f"{where} must be {_WORDS[get_origin(hint)]}, but got {value!r}")
+    kinds = get_args(hint) or (hint,)
+    if float in kinds and type(value) is int:
+        return float(value)
+    if type(value) not in kinds:
+        raise UsageError(f"{where} must be {_WORDS[kinds[0]]}, but got {value!r}")
+    return value
+
+
+_WORDS = {tuple: "a list", Mapping: "a table", str: "text", int: "a whole number", float: "a number"}
+
+_AT_LEAST_ONE = {
+    "train": ("steps", "batch_size", "checkpoint_every"),
+    "evaluate": ("bn_images", "calibration_images", "search_images", "batch_size"),
+    "search": ("trials", "batch"),
+}
+
+
+def _check(spec: StudySpec, where: str) -> None:
+    for section, keys in _AT_LEAST_ONE.items():
+        for key in keys:
+            value = getattr(getattr(spec, section), key)
+            if value < 1:
+                raise UsageError(f"{where}: {section}.{key} must be at least 1, but got {value}")
+    for key in ("objectives", "targets"):
+        if not getattr(spec.search, key):
+            raise UsageError(f"{where}: search.{key} must name at least one")
+    for section, key in (("data", "seed"), ("train", "seed"), ("search", "seed"), ("train", "subnets")):
+        value = getattr(getattr(spec, section), key)
+        if value < 0:
+            raise UsageError(f"{where}: {section}.{key} must be 0 or more, but got {value}")
+    if spec.data.limit is not None and spec.data.limit < 1:
+        raise UsageError(f"{where}: data.limit must be at least 1, but got {spec.data.limit}")
+    if not 0 < spec.train.learning_rate < float("inf") or not 0 <= spec.train.label_smoothing < 1:
+        raise UsageError(f"{where}: 0 < train.learning_rate and 0 <= train.label_smoothing < 1 must hold")
