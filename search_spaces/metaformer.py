@@ -1,0 +1,132 @@
+"""The metaformer space: four stages of MetaFormer blocks with elastic mixer, kernel, depth, width, expansion,
+resolution, norm, activation and bit policy. Two presets: `small` for images up to 64 px, `mobile` for 160 to 288 px.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from search_spaces.architecture import ACTIVATIONS, NORMS
+from search_spaces.space import Choice, SearchSpace, Value
+
+MIXER_KERNELS: dict[str, tuple[int, ...]] = {
+    "identity": (0,),
+    "pool": (0,),
+    "dwconv": (3, 5, 7),
+    "sepconv": (3, 5, 7),
+    "inception": (0,),
+    "mbconv": (3, 5),
+    "relu_linear": (0,),
+    "mhsa": (0,),
+}
+"""Mixer family -> kernels, as in `search_spaces.mixers.MIXERS`, repeated here so that the space needs no torch."""
+
+LATE_ONLY = frozenset({"mhsa"})
+"""Quadratic in the number of tokens: offered in the last two stages."""
+
+BITS = ("w4a8", "w8a8", "w4a16", "w8a16")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of a preset: per stage the widths in channels and the depths in blocks."""
+
+    stem: str
+    resolutions: tuple[int, ...]
+    widths: tuple[tuple[int, ...], ...]
+    depths: tuple[tuple[int, ...], ...]
+    expansions: tuple[float, ...]
+
+
+PRESETS = {
+    "small": Preset(
+        stem="conv3s2",
+        resolutions=(24, 32, 40, 48, 56, 64),
+        widths=((16, 24, 32), (32, 48, 64), (64, 80, 96), (96, 128, 160)),
+        depths=((1, 2), (1, 2), (1, 2, 3), (1, 2)),
+        expansions=(2.0, 3.0, 4.0),
+    ),
+    "mobile": Preset(
+        stem="conv3s2x2",
+        resolutions=(160, 192, 224, 256, 288),
+        widths=((32, 48, 64), (64, 96, 128), (128, 192, 256), (256, 320, 384, 512)),
+        depths=((1, 2, 3), (1, 2, 3), (3, 4, 6, 9), (1, 2, 3)),
+        expansions=(2.0, 3.0, 4.0),
+    ),
+}
+
+
+def metaformer(preset: str = "small", granularity: str = "stage", mixers: Sequence[str] | None = None) -> SearchSpace:
+    """The metaformer space. `mixers`: families to offer (None: all).
+
+    Raises ValueError for an unknown preset, granularity or mixer, and when a stage is left without a mixer.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"space metaformer has presets {', '.join(PRESETS)}, but got {preset!r}")
+    if granularity not in ("stage", "block"):
+        raise ValueError(f"granularity must be 'stage' or 'block', but got {granularity!r}")
+    families = list(dict.fromkeys(mixers)) if mixers is not None else list(MIXER_KERNELS)
+    for family in families:
+        if family not in MIXER_KERNELS:
+            near = difflib.get_close_matches(family, MIXER_KERNELS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(MIXER_KERNELS)}"
+            raise ValueError(f"unknown token mixer {family!r}; {hint}")
+    words = {
+        f"{family}{kernel}" if kernel else family: (family, kernel)
+        for family in MIXER_KERNELS
+        if family in families
+        for kernel in MIXER_KERNELS[family]
+    }
+    sizes = PRESETS[preset]
+    choices = [Choice("resolution", sizes.resolutions), Choice("norm", NORMS), Choice("activation", ACTIVATIONS)]
+    last = len(sizes.widths) - 1
+    for stage, (widths, depths) in enumerate(zip(sizes.widths, sizes.depths, strict=True)):
+        offered = tuple(word for word, (family, _) in words.items() if family not in LATE_ONLY or stage >= last - 1)
+        if not offered:
+            raise ValueError(
+                f"stage {stage + 1} has no mixer left: {', '.join(families)} is for the last two stages only; "
+                "add one of " + ", ".join(name for name in MIXER_KERNELS if name not in LATE_ONLY)
+            )
+        prefix = f"stage{stage + 1}"
+        choices += [Choice(f"{prefix}.depth", depths), Choice(f"{prefix}.width", widths)]
+        blocks = [prefix] if granularity == "stage" else [f"{prefix}.block{n + 1}" for n in range(max(depths))]
+        for block in blocks:
+            choices += [
+                Choice(f"{block}.mixer", offered),
+                Choice(f"{block}.expansion", sizes.expansions),
+                Choice(f"{block}.bits", BITS),
+            ]
+    return SearchSpace(
+        name="metaformer",
+        preset=preset,
+        granularity=granularity,
+        stem=sizes.stem,
+        role_widths=tuple(min(widths) for widths in sizes.widths),
+        mixer_kernels=words,
+        choices=tuple(choices),
+    )
+
+
+SPACES: dict[str, Callable[..., SearchSpace]] = {"metaformer": metaformer}
+"""Space name -> builder(preset, granularity, mixers)."""
+
+
+def load_space(
+    name: str,
+    preset: str = "small",
+    granularity: str = "stage",
+    mixers: Sequence[str] | None = None,
+    choices: Mapping[str, list[Value]] | None = None,
+) -> SearchSpace:
+    """The space of that name, restricted to `choices` (gene or last word of a gene -> allowed values).
+
+    Raises ValueError, one line with the cure, for anything unknown.
+    """
+    if name not in SPACES:
+        near = difflib.get_close_matches(name, SPACES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SPACES)}"
+        raise ValueError(f"unknown space {name!r}; {hint}")
+    space = SPACES[name](preset=preset, granularity=granularity, mixers=mixers)
+    return space.restrict(choices) if choices else space
