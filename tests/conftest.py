@@ -1,11 +1,11 @@
-"""What every test runs under: one thread per process, no network, and a proof that inputs are not changed."""
+"""What every test runs under: one thread per process, no hub, no display, repeatable property tests."""
 
 from __future__ import annotations
 
 import os
 
-# Before torch or numpy are imported: results must not depend on the number of cores, and two test processes with a
-# thread pool each slow each other many times over.
+# Before torch or numpy are imported: results must not depend on the number of cores, and two test processes
+# with a thread pool each slow each other many times over.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 # A test that reached for a hub would hang where there is no network.
