@@ -1,0 +1,173 @@
+"""Accuracy of a network on labelled images, and the BatchNorm statistics it is measured with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Kind = Literal["one-shot", "stand-alone"]
+ImageSet = Literal["search", "val"]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy with what it was measured on.
+
+    top1: fraction 0..1. stderr: its binomial standard error. samples: number of images.
+    kind: with the supernet's weights ("one-shot") or the network's own training ("stand-alone").
+    images: "search" (candidates are selected on these) or "val" (read only after selection).
+    """
+
+    top1: float
+    stderr: float
+    samples: int
+    kind: Kind
+    images: ImageSet
+
+    @classmethod
+    def of(cls, correct: int, samples: int, kind: Kind, images: ImageSet) -> Accuracy:
+        """From counts. Raises ValueError without images."""
+        if samples < 1:
+            raise ValueError(f"accuracy needs at least one image, but got {samples}")
+        top1 = correct / samples
+        return cls(top1, math.sqrt(top1 * (1 - top1) / samples), samples, kind, images)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Accuracy:
+        """Inverse of `to_dict`. Raises ValueError when a field is missing or unknown."""
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ValueError(f"not an accuracy: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self.top1:.1%} ± {self.stderr:.1%} ({self.kind}, {self.samples} {self.images} images)"
+
+
+def in_batches(images: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Consecutive batches of images [n, channels, height, width] and labels [n]; the last may be smaller."""
+    for start in range(0, len(images), batch_size):
+        yield images[start : start + batch_size], labels[start : start + batch_size]
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: Iterable[Tensor]) -> Tensor:
+    """Logits [n, num_classes] of batches of images, in evaluation mode, the mode restored."""
+    was_training = network.training
+    network.eval()
+    try:
+        return torch.cat([network(batch) for batch in images])
+    finally:
+        network.train(was_training)
+
+
+def measure(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], kind: Kind, images: ImageSet
+) -> Accuracy:
+    """Top-1 of `network` on (images, labels) batches.
+
+    Let the batches have one fixed size: how a convolution rounds depends on it. Raises ValueError without
+    images.
+    """
+    labels: list[Tensor] = []
+
+    def pixels() -> Iterator[Tensor]:
+        for x, y in batches:
+            labels.append(y)
+            yield x
+
+    stream = pixels()
+    first = next(stream, None)
+    if first is None:
+        raise ValueError("accuracy needs at least one image, but got none")
+    logits = predict(network, _chain(first, stream))
+    correct = int((logits.argmax(1).cpu() == torch.cat(labels).cpu()).sum())
+    return Accuracy.of(correct, len(logits), kind, images)
+
+
+def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield first
+    yield from rest
+
+
+@torch.inference_mode()
+def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Replace, in place, the running statistics of every BatchNorm by those of `batches`. Returns the
+    number of images.
+
+    Layers normalise with batch statistics, as in training; all else is in evaluation mode. Per layer the mean
+    and
+    variance of all its inputs are exact: moments of the batches, pooled by size in float64, nothing of the
+    old statistics left. Raises ValueError for no images, or a batch with one value per channel.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return sum(len(batch) for batch in batches)
+    pooled = {norm: _Moments() for norm in norms}
+    momenta = [norm.momentum for norm in norms]
+    was_training = network.training
+    handles = [norm.register_forward_hook(_pool_into(pooled[norm])) for norm in norms]
+    images = 0
+    try:
+        network.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0  # the running statistics after a batch are those of the batch
+        for batch in batches:
+            images += len(batch)
+            network(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        network.train(was_training)
+    if not images:
+        raise ValueError("BatchNorm statistics need at least one image, but got none")
+    for norm, moments in pooled.items():
+        if moments.count:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.copy_(moments.mean)
+            norm.running_var.copy_(moments.variance)
+    return images
+
+
+class _Moments:
+    """Count, mean and sum of squared deviations of batches (Chan, Golub, LeVeque 1979, Eq. 2.1)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor = torch.zeros(())
+        self.squares: Tensor = torch.zeros(())
+
+    def add(self, count: int, mean: Tensor, squares: Tensor) -> None:
+        total = self.count + count
+        shift = mean - self.mean.to(mean)
+        self.squares = self.squares.to(mean) + squares + shift.square() * (self.count * count / total)
+        self.mean = self.mean.to(mean) + shift * (count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """Unbiased, as torch keeps its running variance."""
+        return self.squares / (self.count - 1)
+
+
+def _pool_into(moments: _Moments) -> Any:
+    def hook(norm: _BatchNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        count = inputs[0].numel() // norm.num_features
+        moments.add(count, norm.running_mean.double(), norm.running_var.double() * (count - 1))
+
+    return hook

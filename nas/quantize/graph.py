@@ -1,0 +1,178 @@
+"""Which tensors of a network are quantized: rules on a torch.fx graph of the folded network.
+
+A quantizer stands behind every operation whose result an accelerator writes to memory, except: a layer or a
+sum that only an activation function reads is fused with it; a tensor that only a concatenation reads is
+written into it, on its grid; views and arithmetic with a constant keep the grid of what they read; logits
+stay float.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import fx, nn
+
+from nas.bits import bits_at
+from search_spaces.architecture import Architecture
+from search_spaces.layers import Add, MatMul
+
+INPUT = "input"
+"""Name of the network's input among the quantized tensors."""
+
+_ACTIVATIONS = (nn.ReLU, nn.Hardswish, nn.GELU)
+_WEIGHTED = (nn.Conv2d, nn.Linear)
+_FUSES_ACTIVATION = (*_WEIGHTED, Add)
+_WRITING_MODULES = (
+    *_FUSES_ACTIVATION,
+    *_ACTIVATIONS,
+    MatMul,
+    LayerNorm2d,
+    nn.Softmax,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+)
+_VIEW_MODULES = (nn.Identity, nn.Dropout, nn.Flatten)
+_VIEW_FUNCTIONS = (operator.getitem, torch.split)
+_VIEW_METHODS = ("reshape", "view", "transpose", "permute", "flatten", "contiguous", "split")
+_ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
+_WRITING_METHODS = ("sum", "mean")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A tensor that gets a quantizer.
+
+    name: unique, stable across processes: the module path, or for a bare operation its owner's path and its
+    name.
+    bits: 8 (asymmetric, unsigned) or 16 (symmetric, signed).
+    """
+
+    name: str
+    node: fx.Node
+    bits: int
+
+
+class _Tracer(fx.Tracer):
+    """Stops at modules without children: torch's layers, the norms, the small operation modules."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return next(m.children(), None) is None
+
+
+def trace(network: nn.Module) -> fx.Graph:
+    """Graph of `network` with its layers as `call_module` nodes. Weights are not touched."""
+    return _Tracer().trace(network)
+
+
+def weighted_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers whose weights are quantized, by module path, in order of definition."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, _WEIGHTED)}
+
+
+def quantization_points(network: nn.Module, graph: fx.Graph, arch: Architecture) -> list[Point]:
+    """The tensors of `graph` that get a quantizer, in order of execution, with their bits by `arch`'s policy.
+
+    Raises ValueError for an operation that has no rule, naming it.
+    """
+    modules = dict(network.named_modules())
+    tensors: set[fx.Node] = set()
+    points: list[Point] = []
+    names: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "output" or not _is_tensor(node, tensors):
+            continue
+        tensors.add(node)
+        if not _writes(node, modules, tensors) or _fused(node, modules) or _feeds_output(node, modules):
+            continue
+        path, name = _names(node)
+        suffix = 2
+        while name in names:
+            name, suffix = f"{_names(node)[1]}{suffix}", suffix + 1
+        names.add(name)
+        role = getattr(modules[path], "role", "") if node.op == "call_module" else ""
+        bits = 8 if name == INPUT else bits_at(path, role, arch)[1]
+        points.append(Point(name, node, bits))
+    return points
+
+
+def _is_tensor(node: fx.Node, tensors: set[fx.Node]) -> bool:
+    """Shapes and the numbers computed from them are nodes too; they are what does not come from a tensor."""
+    if node.op == "placeholder":
+        return True
+    if node.op == "call_function" and node.target is getattr:
+        return False
+    return any(source in tensors for source in node.all_input_nodes)
+
+
+def _writes(node: fx.Node, modules: dict[str, nn.Module], tensors: set[fx.Node]) -> bool:
+    """Whether `node` computes a tensor, rather than viewing another one. Raises ValueError when unknown."""
+    if node.op == "placeholder":
+        return True
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if isinstance(module, _VIEW_MODULES):
+            return False
+        if isinstance(module, _WRITING_MODULES):
+            return True
+        raise ValueError(f"no quantization rule for the layer {type(module).__name__} at {node.target}")
+    if node.op == "call_method":
+        if node.target in _VIEW_METHODS:
+            return False
+        if node.target in _WRITING_METHODS:
+            return True
+    if node.op == "call_function":
+        if node.target in _VIEW_FUNCTIONS:
+            return False
+        if node.target in _ARITHMETIC:
+            return all(isinstance(source, fx.Node) and source in tensors for source in node.args)
+        if node.target is torch.cat:
+            return True
+    raise ValueError(f"no quantization rule for {node.target} in {_names(node)[0] or 'the network'}")
+
+
+def _fused(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the result of `node` is never written: its one reader is the layer's activation, or a
+    concatenation.
+    """
+    reader = node
+    while len(reader.users) == 1:
+        reader = next(iter(reader.users))
+        if reader.op == "call_function":
+            return reader.target is torch.cat
+        following = modules.get(str(reader.target)) if reader.op == "call_module" else None
+        if isinstance(following, _ACTIVATIONS):
+            return node.op == "call_module" and isinstance(modules[str(node.target)], _FUSES_ACTIVATION)
+        if not isinstance(following, nn.Identity):  # an Identity is where a BatchNorm was
+            return False
+    return False
+
+
+def _feeds_output(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether `node` is what the network returns, views aside."""
+    return any(
+        reader.op == "output"
+        or (
+            reader.op == "call_module"
+            and isinstance(modules[str(reader.target)], _VIEW_MODULES)
+            and _feeds_output(reader, modules)
+        )
+        for reader in node.users
+    )
+
+
+def _names(node: fx.Node) -> tuple[str, str]:
+    """(path of the owning module, name of the tensor)."""
+    if node.op == "placeholder":
+        return "", INPUT
+    if node.op == "call_module":
+        return str(node.target), str(node.target)
+    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {"": ("", None)}
+    owner = list(stack.values())[-1][0]
+    operation = (
+        node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    )
+    return owner, f"{owner}.{operation}"
