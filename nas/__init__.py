@@ -1,0 +1,77 @@
+"""Hardware-aware search for quantized vision networks: the face of the package.
+
+Importing this package loads nothing heavy; each name is imported at its first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.dashboard import show_dashboard
+    from nas.describe import describe_spaces, describe_studies
+    from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
+    from nas.files import write_whole
+    from nas.picture import write_picture
+    from nas.progress import Narrator
+    from nas.report import front_csv, front_table, networks, study_summary
+    from nas.search import run_search, run_training
+    from nas.spec import StudySpec, load_spec, override, parse_setting
+    from nas.study import Study, open_study
+
+_HOME = {
+    "Interrupted": "nas.errors",
+    "Narrator": "nas.progress",
+    "NasError": "nas.errors",
+    "NothingFeasible": "nas.errors",
+    "Study": "nas.study",
+    "StudySpec": "nas.spec",
+    "UsageError": "nas.errors",
+    "describe_spaces": "nas.describe",
+    "describe_studies": "nas.describe",
+    "front_csv": "nas.report",
+    "front_table": "nas.report",
+    "load_spec": "nas.spec",
+    "networks": "nas.report",
+    "open_study": "nas.study",
+    "override": "nas.spec",
+    "parse_setting": "nas.spec",
+    "run_search": "nas.search",
+    "run_training": "nas.search",
+    "show_dashboard": "nas.dashboard",
+    "study_summary": "nas.report",
+    "write_picture": "nas.picture",
+    "write_whole": "nas.files",
+}
+
+__all__ = [
+    "Interrupted",
+    "Narrator",
+    "NasError",
+    "NothingFeasible",
+    "Study",
+    "StudySpec",
+    "UsageError",
+    "describe_spaces",
+    "describe_studies",
+    "front_csv",
+    "front_table",
+    "load_spec",
+    "networks",
+    "open_study",
+    "override",
+    "parse_setting",
+    "run_search",
+    "run_training",
+    "show_dashboard",
+    "study_summary",
+    "write_picture",
+    "write_whole",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

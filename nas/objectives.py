@@ -1,7 +1,8 @@
-"""What a study optimises and what it demands: objectives, constraints, and how far a candidate misses them.
+"""What a study optimises and what it demands: objectives, constraints, and how far one misses them.
 
-Everything here reads a candidate's plain figures: `costs` ({target name: cost summary}) and `top1` (a fraction,
-or None when the candidate was never shown an image). Add an objective by adding a row to OBJECTIVES.
+Everything here reads a candidate's plain figures: `costs` ({target name: cost summary}) and `top1` (a
+fraction, or None when the candidate was never shown an image). Add an objective by adding a row to
+OBJECTIVES.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nas import units
 from nas.errors import UsageError
 
+Direction = Literal["minimize", "maximize"]
 Costs = Mapping[str, Mapping[str, Any]]
 
 
@@ -27,7 +29,7 @@ class Objective:
     """
 
     key: str
-    direction: str
+    direction: Direction
     quantity: str
     label: str
     per_target: bool = True
@@ -51,7 +53,9 @@ OBJECTIVES: dict[str, Objective] = {
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An objective on a target: what one number of a trial means. `name` is as written: `latency@npu_40tops`."""
+    """An objective on a target: what one number of a trial means. `name`: as written,
+    `latency@npu_40tops`.
+    """
 
     name: str
     objective: Objective
@@ -62,6 +66,12 @@ class Axis:
         if self.objective.needs_images:
             return 0.0 if top1 is None else float(top1)
         return float(costs[self.target][self.objective.key])
+
+    @property
+    def title(self) -> str:
+        """For people: `latency`, `latency @npu_40tops`."""
+        _, at, target = self.name.partition("@")
+        return f"{self.objective.label} {at}{target}".rstrip()
 
     @property
     def metric_name(self) -> str:
@@ -116,7 +126,7 @@ class Goal:
     targets: tuple[str, ...]
 
     @property
-    def directions(self) -> tuple[str, ...]:
+    def directions(self) -> tuple[Direction, ...]:
         return tuple(axis.objective.direction for axis in self.axes)
 
     def values(self, costs: Costs, top1: float | None) -> tuple[float, ...]:

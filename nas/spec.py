@@ -20,7 +20,7 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
 @dataclass(frozen=True, slots=True)
 class SpaceSpec:
-    """Which networks are candidates. No `mixers` means all; `choices` restricts genes: name -> values kept."""
+    """Which networks are candidates. No `mixers` means all; `choices` restricts genes: name -> values."""
 
     name: str = "metaformer"
     preset: str = "small"
@@ -122,11 +122,12 @@ class StudySpec:
     def identity(self, *facts: str) -> str:
         """Sixteen hexadecimal digits that name the study, whatever its length and speed.
 
-        facts: what the names in the spec stood for (data content, target content), so that a changed file
-        changes the identity too.
+        facts: what data.source and search.targets stood for (content of images and of target files). They
+        take the place of the names: a moved folder is the same study, a changed file is another.
         """
         content = self.to_dict()
         del content["search"]["trials"], content["train"]["checkpoint_every"]
+        del content["data"]["source"], content["search"]["targets"]
         text = json.dumps([content, *facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -168,7 +169,7 @@ def override(spec: StudySpec, values: Mapping[str, Any]) -> StudySpec:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """'train.steps=100' to ('train.steps', 100); the value is TOML, a bare word is text. Raises UsageError."""
+    """'train.steps=100' to ('train.steps', 100); the value is TOML or a bare word. Raises UsageError."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"cannot read the setting {text!r}; write it like train.steps=100")

@@ -1,0 +1,49 @@
+"""Lists of what there is, as plain data: spaces, studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nas.errors import UsageError
+from nas.problem import space_of
+from nas.spec import STUDIES, SpaceSpec, list_studies
+from nas.store import Store
+from search_spaces.metaformer import SPACES
+
+
+def describe_spaces(name: str | None, preset: str, granularity: str) -> list[dict[str, Any]]:
+    """One entry per space, or only the named one. Raises UsageError when it does not exist."""
+    names = [name] if name is not None else sorted(SPACES)
+    spaces = [space_of(SpaceSpec(name=one, preset=preset, granularity=granularity)) for one in names]
+    return [{**space.to_dict(), "mixers": list(space.mixers), "size": space.size} for space in spaces]
+
+
+def describe_studies(folder: Path, url: str | None) -> dict[str, list[dict[str, Any]]]:
+    """`shipped`: the study files that come with the program. `studies`: those in the storage, newest
+    first.
+    """
+    shipped = [{"name": name, "about": _first_comment(STUDIES / f"{name}.toml")} for name in list_studies()]
+    try:
+        store = Store(folder, url)
+    except UsageError:
+        if url is not None or (folder / "nas.db").exists():
+            raise
+        return {"shipped": shipped, "studies": []}
+    studies = [
+        {
+            "name": record.name,
+            "config": record.config,
+            "trials": store.count_trials(record.name),
+            "wanted": record.spec.search.trials,
+            "touched_at": record.touched_at,
+        }
+        for record in store.studies()
+    ]
+    store.close()
+    return {"shipped": shipped, "studies": studies}
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""

@@ -1,0 +1,51 @@
+"""Files that are whole or absent, and a folder that one process at a time may work in."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nas.errors import NasError
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write `path` so that a reader, a crash or a full disk never meets half of it. Raises NasError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise NasError(
+            f"cannot write {path} ({error.strerror}); free some space or use another folder"
+        ) from error
+
+
+@contextmanager
+def sole_user(folder: Path, what: str) -> Iterator[None]:
+    """Hold `folder` for this process; the kernel lets go of it however the process ends.
+
+    Raises NasError that names the other process when there is one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            user = stream.read().strip() or "another process"
+            raise NasError(
+                f"{what} is in use by {user}; wait for it, stop it, or name another with --study"
+            ) from error
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+        yield

@@ -1,0 +1,98 @@
+"""From a StudySpec to the things its names stand for. Whatever is wrong with a name is said here, before any
+work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.errors import UsageError
+from nas.objectives import Goal, resolve_goal, suggestion
+from nas.samplers import SAMPLERS
+from nas.spec import SpaceSpec, StudySpec
+from search_spaces.metaformer import load_space
+from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from hw_models.target import Target
+    from nas.data.bundle import DataBundle
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A study that is ready to run. `identity` names it: spec, image content, target content."""
+
+    spec: StudySpec
+    space: SearchSpace
+    targets: Mapping[str, Target]
+    goal: Goal
+    data: DataBundle
+    identity: str
+
+
+def pose(spec: StudySpec, folder: Path) -> Problem:
+    """Resolve every name of `spec`; decoded images are cached under `folder`. Raises UsageError."""
+    spec = with_full_paths(spec)
+    space = space_of(spec.space)
+    if spec.search.sampler not in SAMPLERS:
+        raise UsageError(
+            f"unknown sampler {spec.search.sampler!r}; {suggestion(spec.search.sampler, SAMPLERS)}"
+        )
+    targets = load_targets(spec)
+    goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
+    data = load_images(spec, space, folder)
+    identity = spec.identity(data.identity, *(target.identity for target in targets.values()))
+    return Problem(spec, space, targets, goal, data, identity)
+
+
+def space_of(spec: SpaceSpec) -> SearchSpace:
+    """Raises UsageError for an unknown space, preset, mixer or choice."""
+    choices = {gene: list(values) for gene, values in spec.choices.items()}
+    try:
+        return load_space(spec.name, spec.preset, spec.granularity, spec.mixers or None, choices or None)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def load_targets(spec: StudySpec) -> dict[str, Target]:
+    """Target name -> target, in the order of the spec. Raises UsageError."""
+    from hw_models import load_target
+
+    targets: dict[str, Target] = {}
+    for name in spec.search.targets:
+        try:
+            target = load_target(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if target.name in targets:
+            raise UsageError(
+                f"target {target.name!r} is named twice; give each target once, each with its own name"
+            )
+        targets[target.name] = target
+    return targets
+
+
+def load_images(spec: StudySpec, space: SearchSpace, folder: Path) -> DataBundle:
+    """The three sets of images, at the largest resolution of the space. Raises UsageError."""
+    from nas.data import load_data
+
+    data = spec.data
+    return load_data(
+        data.source,
+        resolution=space.max_resolution,
+        seed=data.seed,
+        limit=data.limit,
+        cache=folder / "images",
+    )
+
+
+def with_full_paths(spec: StudySpec) -> StudySpec:
+    """Paths made absolute, so that a study goes on from any working directory."""
+    source = spec.data.source
+    if Path(source).is_dir():
+        source = str(Path(source).resolve())
+    targets = tuple(str(Path(t).resolve()) if t.endswith(".toml") else t for t in spec.search.targets)
+    return replace(spec, data=replace(spec.data, source=source), search=replace(spec.search, targets=targets))

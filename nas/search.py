@@ -1,0 +1,269 @@
+"""The search: propose, admit, score, record, tell; then validate what was selected. One direction, no way
+back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nas.candidates import admit
+from nas.dashboard import Mirror
+from nas.errors import Interrupted
+from nas.files import sole_user, write_whole
+from nas.front import covered, front, reference
+from nas.picture import trade_off_picture, trade_off_plotly
+from nas.problem import Problem, pose
+from nas.progress import Narrator, Update
+from nas.report import front_csv, front_markdown
+from nas.samplers import Proposal, Proposer
+from nas.spec import StudySpec, differences, to_toml
+from nas.store import Store, check_name
+from nas.study import Study, read_study
+from nas.trial import Trial
+from nas.workers import Job, Scorer, scorer
+
+if TYPE_CHECKING:
+    from nas.evaluate import Evaluation
+    from nas.train import TrainedSupernet
+
+
+def run_search(
+    spec: StudySpec,
+    folder: Path,
+    *,
+    config: str = "study",
+    name: str | None = None,
+    url: str | None = None,
+    workers: int = 0,
+    narrator: Narrator | None = None,
+) -> Study:
+    """Run or continue the study of `spec` until it has `spec.search.trials` trials.
+
+    config: where the spec came from; it names the study when `name` does not. url: database, by default
+    nas.db in `folder`. workers: Ray actors that score candidates; 0 scores them in this process.
+    Raises UsageError, NasError, NothingFeasible (the study is kept), Interrupted (finished trials are kept).
+    """
+    narrator = narrator or Narrator(quiet=True)
+    problem = pose(spec, folder)
+    for note in problem.data.notes:
+        narrator.say(note)
+    store = Store(folder, url, create=True)
+    study = _enter_study(store, problem, config, name, narrator)
+    narrator.say(f"study {study} in {store.folder}")
+    with sole_user(store.study_folder(study), f"study {study}"):
+        try:
+            write_whole(store.study_folder(study) / "study.toml", to_toml(problem.spec))
+            mirror = Mirror(store.url, study, problem.goal, problem.space)
+            with _scoring(problem, store, study, workers, narrator) as score:
+                _explore(problem, store, study, score, mirror, narrator)
+                _validate(problem, store, study, score, narrator)
+            return _publish(store, study, mirror)
+        except KeyboardInterrupt as error:
+            done = store.count_trials(study)
+            raise Interrupted(
+                f"interrupted: study {study} has {done} of {problem.spec.search.trials} trials, all saved in "
+                f"{store.folder}; run the same command again to go on"
+            ) from error
+        finally:
+            store.close()
+
+
+def _enter_study(store: Store, problem: Problem, config: str, name: str | None, narrator: Narrator) -> str:
+    """The name under which this search runs: its own if it exists already, else a new one; and why it is
+    new.
+    """
+    known = {record.name: record for record in store.studies()}
+    wanted = check_name(name) if name else f"{config}-{problem.identity[:8]}"
+    if wanted in known and known[wanted].identity != problem.identity:
+        changed = differences(known[wanted].spec, problem.spec) or ["the images or a target file"]
+        narrator.say(
+            f"study {wanted} was made with other settings ({', '.join(changed)}): this is a new study"
+        )
+        wanted = f"{wanted}-{problem.identity[:8]}"
+    elif wanted not in known and name is None:
+        before = next((record for record in known.values() if record.config == config), None)
+        if before is not None:
+            changed = differences(before.spec, problem.spec) or ["the images or a target file"]
+            narrator.say(
+                f"settings differ from study {before.name} ({', '.join(changed)}): this is a new study"
+            )
+    store.put_study(wanted, problem.identity, config, problem.spec)
+    return wanted
+
+
+def _explore(
+    problem: Problem, store: Store, study: str, score: Scorer, mirror: Mirror, narrator: Narrator
+) -> None:
+    """Batch after batch until the study has all its trials, or the space has no more networks to offer."""
+    search = problem.spec.search
+    trials = {trial.number: trial for trial in store.trials(study)}
+    proposer = Proposer(problem.space, problem.goal, search.sampler, search.seed)
+    if trials:
+        narrator.say(f"continuing: {len(trials)} of {search.trials} trials are done")
+    with narrator.bar("searching") as update:
+        for batch, numbers in enumerate(_batches(search.trials, search.batch)):
+            for trial in _run_batch(problem, trials, batch, numbers, proposer, score):
+                if trial.number not in trials:
+                    store.add_trial(study, trial)
+                    trials[trial.number] = trial
+                _show(update, problem, trials)
+            told = [trials[number] for number in numbers if number in trials]
+            proposer.tell(told)
+            mirror.add(told)
+            if len(told) < len(numbers):
+                narrator.say(
+                    f"no new network was found in a space of {problem.space.size}: the search ends here"
+                )
+                return
+
+
+def _batches(total: int, size: int) -> Iterator[range]:
+    """Trial numbers in batches that do not depend on where an earlier run stopped."""
+    for first in range(0, total, size):
+        yield range(first, min(first + size, total))
+
+
+def _run_batch(
+    problem: Problem,
+    done: dict[int, Trial],
+    batch: int,
+    numbers: range,
+    proposer: Proposer,
+    score: Scorer,
+) -> Iterator[Trial]:
+    """The trials of a batch as they finish. Those that are recorded already are not done again."""
+    if all(number in done for number in numbers):
+        yield from (done[number] for number in numbers)
+        return
+    seen = {trial.architecture.key for number, trial in done.items() if number < numbers.start}
+    waiting: dict[int, Trial] = {}
+    for number, proposal in zip(numbers, proposer.ask(batch, len(numbers)), strict=True):
+        trial = done.get(number) or _admitted(problem, number, proposal, seen)
+        if trial is None:
+            break
+        seen.add(trial.architecture.key)
+        if number in done or trial.shortfalls(problem.goal):
+            yield trial
+        else:
+            waiting[number] = trial
+    jobs = [Job(n, trial.architecture, _seed(problem, n), "search") for n, trial in waiting.items()]
+    for number, evaluation in score(jobs):
+        yield replace(waiting[number], accuracy=asdict(evaluation.accuracy), finished_at=datetime.now())
+
+
+def _admitted(problem: Problem, number: int, proposal: Proposal, seen: set[str]) -> Trial | None:
+    """The trial a proposal becomes, costed but not scored; None when nothing new is left."""
+    rng = np.random.default_rng((problem.spec.search.seed, 1, number))
+    candidate = admit(proposal.genome, seen, problem.space, problem.goal, problem.cost, rng)
+    if candidate is None:
+        return None
+    return Trial(
+        number=number,
+        genome=candidate.genome,
+        architecture=candidate.architecture,
+        accuracy=None,
+        costs=candidate.costs,
+        moves=candidate.moves,
+        sampler_state=proposal.sampler_state,
+    )
+
+
+def _seed(problem: Problem, number: int) -> int:
+    """A trial's own seed, a function of the study's seed and the trial's number."""
+    return int(np.random.SeedSequence((problem.spec.search.seed, 2, number)).generate_state(1)[0])
+
+
+def _show(update: Update, problem: Problem, trials: dict[int, Trial]) -> None:
+    search = problem.spec.search
+    chosen = front(list(trials.values()), problem.goal)
+    text = f"front {len(chosen)}"
+    if all(number in trials for number in range(search.batch)):
+        corner = reference([trials[number] for number in range(search.batch)], problem.goal)
+        text += f" hypervolume {covered(chosen, problem.goal, corner):.4f}"
+    update(len(trials), search.trials, text)
+
+
+def _validate(problem: Problem, store: Store, study: str, score: Scorer, narrator: Narrator) -> None:
+    """Score the front on the validation images, which nothing has seen so far."""
+    known = store.validations(study)
+    chosen = front(store.trials(study), problem.goal)
+    jobs = [
+        Job(t.number, t.architecture, _seed(problem, t.number), "val")
+        for t in chosen
+        if t.number not in known
+    ]
+    if jobs:
+        with narrator.bar("validating the front") as update:
+            for done, (number, evaluation) in enumerate(score(jobs), start=1):
+                store.add_validation(study, number, asdict(evaluation.accuracy))
+                update(done, len(jobs), "")
+
+
+@contextmanager
+def _scoring(
+    problem: Problem, store: Store, study: str, workers: int, narrator: Narrator
+) -> Iterator[Scorer]:
+    """A scorer that trains or loads the supernet at its first job: a search in which nothing is feasible
+    trains none.
+    """
+    with ExitStack() as stack:
+        ready: list[Scorer] = []
+
+        def score(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
+            if jobs and not ready:
+                trained = _train(problem, store.folder, narrator)
+                store.set_supernet(study, trained.path)
+                evaluator = problem.evaluator(trained.supernet)
+                ready.append(stack.enter_context(scorer(evaluator, workers)))
+            return ready[0](jobs) if jobs else iter(())
+
+        yield score
+
+
+def run_training(spec: StudySpec, folder: Path, *, narrator: Narrator | None = None) -> TrainedSupernet:
+    """Train the supernet that a search of the same spec reuses. Raises UsageError, NasError, Interrupted."""
+    narrator = narrator or Narrator(quiet=True)
+    try:
+        return _train(pose(spec, folder), folder, narrator)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"interrupted: training is saved up to its last step in {folder.resolve()}; run the same command again "
+            "to go on"
+        ) from error
+
+
+def _train(problem: Problem, folder: Path, narrator: Narrator) -> TrainedSupernet:
+    """The supernet of a problem: a matching one of `folder`, else one trained now."""
+    from nas.train import train_supernet
+
+    with narrator.bar("training the supernet") as update:
+        trained = train_supernet(
+            problem.space,
+            problem.data,
+            problem.spec.train,
+            folder,
+            progress=lambda done, total, loss: update(done, total, f"loss {loss:.3f}"),
+        )
+    state = "reused" if trained.reused else "trained"
+    narrator.say(f"supernet {trained.identity} {state}: {trained.steps} steps, {trained.path}")
+    return trained
+
+
+def _publish(store: Store, name: str, mirror: Mirror) -> Study:
+    """Write the front beside the study and onto the dashboard. Raises NothingFeasible when there is none."""
+    study = read_study(store, name)
+    if not study.front:
+        raise study.nothing_feasible()
+    write_whole(study.folder / "front.csv", front_csv(study))
+    write_whole(study.folder / "front.png", trade_off_picture(study))
+    mirror.plot("front", *trade_off_plotly(study))
+    notes = {t.number: f"On the front.\n\n`{t.architecture}`" for t in study.front}
+    mirror.publish(front_markdown(study), study.folder / "front.png", study.artifacts, notes)
+    return study

@@ -1,0 +1,238 @@
+"""The record of studies: our own tables beside Optuna's, in one database. A committed row survives kill
+-9.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+
+from nas.errors import NasError, UsageError
+from nas.objectives import suggestion
+from nas.spec import StudySpec, to_toml
+from nas.trial import Trial
+
+_TABLES = sa.MetaData()
+_STUDIES = sa.Table(
+    "nas_studies",
+    _TABLES,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("identity", sa.String(16), nullable=False),
+    sa.Column("config", sa.String(200), nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("supernet", sa.Text, nullable=True),
+    sa.Column("touched_at", sa.String(40), nullable=False),
+)
+_TRIALS = sa.Table(
+    "nas_trials",
+    _TABLES,
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("record", sa.Text, nullable=False),
+)
+_VALIDATIONS = sa.Table(
+    "nas_validations",
+    _TABLES,
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("accuracy", sa.Text, nullable=False),
+)
+_OPTUNA_TABLES = {"studies", "trials", "version_info"}
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """A study as the database has it.
+
+    config: the study file it came from. supernet: path of the trained weights, None before training has
+    ended.
+    """
+
+    name: str
+    identity: str
+    config: str
+    spec: StudySpec
+    supernet: str | None
+    touched_at: str
+
+
+class Store:
+    """All studies of one database, and the folder beside it that holds their files."""
+
+    def __init__(self, folder: Path, url: str | None = None, *, create: bool = False) -> None:
+        """url: any SQLAlchemy URL; by default the SQLite file nas.db in `folder`.
+
+        create: make folder and tables when they are missing. Raises UsageError when there is nothing to open,
+        or what is there belongs to another program; NasError when it cannot be written.
+        """
+        self.folder = folder.resolve()
+        self.url = url or f"sqlite:///{self.folder / 'nas.db'}"
+        if url is None and not create and not (self.folder / "nas.db").is_file():
+            raise UsageError(
+                f"no studies in {self.folder}: run `nas search` first, or name their folder with --dir"
+            )
+        if create:
+            _make_folder(self.folder)
+        with self._clear_errors():
+            self._engine = _engine(self.url)
+            tables = set(sa.inspect(self._engine).get_table_names())
+            if tables and _STUDIES.name not in tables and not tables >= _OPTUNA_TABLES:
+                raise UsageError(
+                    f"{self.url} is the database of another program (it has a table {min(tables)!r}, none of "
+                    "ours); name another with --storage, or another folder with --dir"
+                )
+            if create:
+                _TABLES.create_all(self._engine)
+            elif _STUDIES.name not in tables:
+                raise UsageError(
+                    f"no studies in {self.url}: run `nas search` first, or name another with --storage"
+                )
+
+    def study_folder(self, name: str) -> Path:
+        return self.folder / "studies" / name
+
+    def studies(self) -> list[StudyRecord]:
+        """Newest first: the one that was searched last."""
+        with self._clear_errors(), self._engine.connect() as connection:
+            rows = connection.execute(sa.select(_STUDIES).order_by(_STUDIES.c.touched_at.desc())).all()
+        return [_study_record(row) for row in rows]
+
+    def study(self, name: str | None = None) -> StudyRecord:
+        """The named study, or the newest. Raises UsageError when there is none."""
+        studies = self.studies()
+        if not studies:
+            raise UsageError(f"{self.url} holds no study yet: run `nas search` first")
+        if name is None:
+            return studies[0]
+        names = [study.name for study in studies]
+        if name not in names:
+            raise UsageError(f"no study {name!r} in {self.url}; {suggestion(name, names)}")
+        return studies[names.index(name)]
+
+    def put_study(self, name: str, identity: str, config: str, spec: StudySpec) -> None:
+        """Enter or refresh a study (a new total of trials), and mark it as the newest."""
+        row = {"identity": identity, "config": config, "spec": to_toml(spec)}
+        row["touched_at"] = datetime.now().isoformat()
+        with self._clear_errors(), self._engine.begin() as connection:
+            known = connection.execute(
+                sa.update(_STUDIES).where(_STUDIES.c.name == name).values(**row)
+            ).rowcount
+            if not known:
+                connection.execute(sa.insert(_STUDIES).values(name=name, **row))
+
+    def set_supernet(self, name: str, path: Path) -> None:
+        with self._clear_errors(), self._engine.begin() as connection:
+            connection.execute(sa.update(_STUDIES).where(_STUDIES.c.name == name).values(supernet=str(path)))
+
+    def add_trial(self, study: str, trial: Trial) -> None:
+        """Committed when this returns. Raises NasError when another process has written the same trial."""
+        row = {"study": study, "number": trial.number, "record": json.dumps(trial.to_dict())}
+        try:
+            with self._clear_errors(), self._engine.begin() as connection:
+                connection.execute(sa.insert(_TRIALS).values(**row))
+        except IntegrityError as error:
+            raise NasError(
+                f"trial {trial.number} of study {study!r} was written by another process meanwhile: two "
+                "searches run on it; let one end, then run the same command again"
+            ) from error
+
+    def trials(self, study: str) -> list[Trial]:
+        """In the order of their numbers."""
+        query = sa.select(_TRIALS.c.record).where(_TRIALS.c.study == study).order_by(_TRIALS.c.number)
+        with self._clear_errors(), self._engine.connect() as connection:
+            return [Trial.from_dict(json.loads(record)) for record in connection.execute(query).scalars()]
+
+    def count_trials(self, study: str) -> int:
+        query = sa.select(sa.func.count()).select_from(_TRIALS).where(_TRIALS.c.study == study)
+        with self._clear_errors(), self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def add_validation(self, study: str, number: int, accuracy: Mapping[str, Any]) -> None:
+        """Accuracy of a selected trial on images that the selection never saw."""
+        row = {"study": study, "number": number, "accuracy": json.dumps(dict(accuracy))}
+        with self._clear_errors(), self._engine.begin() as connection:
+            connection.execute(sa.insert(_VALIDATIONS).values(**row))
+
+    def validations(self, study: str) -> dict[int, dict[str, Any]]:
+        query = sa.select(_VALIDATIONS.c.number, _VALIDATIONS.c.accuracy).where(_VALIDATIONS.c.study == study)
+        with self._clear_errors(), self._engine.connect() as connection:
+            return {number: json.loads(text) for number, text in connection.execute(query)}
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """What a database can answer, as one line with the cure."""
+        try:
+            yield
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise UsageError(
+                f"--storage {self.url!r} is not a database URL such as sqlite:///nas.db"
+            ) from error
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{self.url} needs the Python package {error.name!r}: pip install it") from error
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            raise _database_error(self.url, str(error.orig)) from error
+
+
+def _database_error(url: str, said: str) -> Exception:
+    if "not a database" in said or "malformed" in said:
+        return UsageError(f"{url} is not an SQLite database ({said}); name another with --storage or --dir")
+    if "disk is full" in said or "disk I/O" in said:
+        return NasError(
+            f"{url} cannot grow ({said}): free some space and run the same command again; "
+            "finished trials are kept"
+        )
+    if "unable to open" in said or "readonly" in said:
+        return NasError(f"{url} cannot be written ({said}); name a writable folder with --dir")
+    if "locked" in said:
+        return NasError(f"{url} is busy with another program ({said}); try again when that one is done")
+    return NasError(f"{url}: {' '.join(said.split())}")
+
+
+def _engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @sa.event.listens_for(engine, "connect")
+        def _durable_and_shared(connection: Any, _: Any) -> None:
+            # WAL lets the dashboard read while a search writes; FULL puts a commit on disk before it returns.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA busy_timeout=30000")
+
+    return engine
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NasError(
+            f"cannot make the folder {folder} ({error.strerror}); name a writable one with --dir"
+        ) from error
+
+
+def _study_record(row: Any) -> StudyRecord:
+    spec = StudySpec.from_dict(tomllib.loads(row.spec), where=f"study {row.name}")
+    return StudyRecord(row.name, row.identity, row.config, spec, row.supernet, row.touched_at)
+
+
+def check_name(name: str) -> str:
+    """A study's name, if it can also name a folder. Raises UsageError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(f"a study's name is made of letters, digits, '.', '_' and '-', but got {name!r}")
+    return name
