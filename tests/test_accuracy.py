@@ -1,0 +1,79 @@
+"""Accuracy and BatchNorm statistics, against direct computation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nas.accuracy import Accuracy, in_batches, measure, predict, recalibrate_batchnorm
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)
+    ).eval()
+
+
+def test_batchnorm_statistics_equal_the_moments_of_all_images() -> None:
+    network = small_network()
+    images = torch.randn(12, 3, 9, 9) + 2
+    before = network[0](images).transpose(0, 1).flatten(1)
+    assert recalibrate_batchnorm(network, images.split(5)) == 12  # batches of unequal size
+    torch.testing.assert_close(network[1].running_mean, before.mean(1))
+    torch.testing.assert_close(network[1].running_var, before.var(1))
+
+
+def test_batchnorm_statistics_forget_the_old_ones_and_leave_the_rest_alone() -> None:
+    one, other = small_network(), small_network()
+    images = torch.randn(8, 3, 9, 9)
+    with torch.no_grad():
+        other[1].running_mean.fill_(7)
+        other[4].running_var.fill_(9)
+    for network in (one, other):
+        recalibrate_batchnorm(network, images.split(4))
+        assert not any(module.training for module in network.modules())
+        assert network[1].momentum == 0.1
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def test_batchnorm_without_images_is_refused() -> None:
+    network = small_network()
+    before = network[1].running_mean.clone()
+    with pytest.raises(ValueError, match="at least one image"):
+        recalibrate_batchnorm(network, [])
+    assert torch.equal(network[1].running_mean, before)
+
+
+class Brightest(nn.Module):
+    """Answers with the brightest channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.amax((2, 3))
+
+
+def test_top1_counts_hits_over_all_batches() -> None:
+    images = torch.zeros(10, 4, 2, 2)
+    labels = torch.arange(10) % 4
+    images[torch.arange(10), labels] = 1
+    wrong = labels.clone()
+    wrong[:3] = (wrong[:3] + 1) % 4
+    accuracy = measure(Brightest(), in_batches(images, wrong, 4), "one-shot", "search")
+    assert accuracy == Accuracy(0.7, pytest.approx((0.7 * 0.3 / 10) ** 0.5), 10, "one-shot", "search")
+    assert predict(Brightest(), images.split(4)).shape == (10, 4)
+
+
+def test_accuracy_without_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        measure(Brightest(), [], "one-shot", "search")
+
+
+def test_accuracy_round_trip() -> None:
+    accuracy = Accuracy.of(8, 10, "stand-alone", "val")
+    assert Accuracy.from_dict(accuracy.to_dict()) == accuracy
+    assert str(accuracy) == "80.0% ± 12.6% (stand-alone, 10 val images)"
+    with pytest.raises(ValueError, match="not an accuracy"):
+        Accuracy.from_dict({"top1": 1.0})
