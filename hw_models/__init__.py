@@ -1,0 +1,24 @@
+"""What a network costs on a device: numpy and the standard library, never torch."""
+
+from hw_models.estimate import CostReport, PartCost, combine, estimate, estimate_part
+from hw_models.legality import Infeasible
+from hw_models.target import Target, TargetError, list_targets, load_target
+from hw_models.workload import Op, Tensor, Window, Workload, WorkloadError
+
+__all__ = [
+    "CostReport",
+    "Infeasible",
+    "Op",
+    "PartCost",
+    "Target",
+    "TargetError",
+    "Tensor",
+    "Window",
+    "Workload",
+    "WorkloadError",
+    "combine",
+    "estimate",
+    "estimate_part",
+    "list_targets",
+    "load_target",
+]

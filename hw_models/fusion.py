@@ -1,0 +1,115 @@
+"""Which ops run as one: groups that read their inputs and write their output once.
+
+A pointwise op (activation, arithmetic, per-channel scale) joins the group that made its newest input, when nobody else
+reads that input. Padding joins the convolution that reads it, and a per-channel scale the 1x1 convolution or linear
+layer behind it, into whose weights it folds. Groups never cross the boundary of the workload they are given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hw_models.workload import MATRIX_KINDS, Op, Workload
+
+POINTWISE_KINDS = frozenset({"activation", "elementwise", "scale"})
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Ops that run as one, by their positions in the workload.
+
+    inputs, outputs: indices of the activations read from and left for outside; weights: constants read.
+    folded: positions of ops that vanish into the weights of a matrix op of the group.
+    """
+
+    ops: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    weights: tuple[int, ...]
+    folded: frozenset[int]
+
+
+def fuse(workload: Workload, mode: str = "pointwise") -> tuple[Group, ...]:
+    """Groups in execution order. mode: "pointwise", or "none" for every op by itself."""
+    if mode not in ("pointwise", "none"):
+        raise ValueError(f"fusion must be 'pointwise' or 'none', but got {mode!r}")
+    members: list[list[int]] = []
+    group_of: dict[int, int] = {}
+    for position, op in enumerate(workload.ops):
+        joined = _joins(workload, op, group_of) if mode == "pointwise" else None
+        if joined is None:
+            joined = len(members)
+            members.append([])
+        members[joined].append(position)
+        group_of[position] = joined
+    # A group runs when its last op can: order by it, so that every input is made before.
+    ordered = sorted(members, key=lambda positions: positions[-1])
+    return tuple(_group(workload, positions) for positions in ordered)
+
+
+def _joins(workload: Workload, op: Op, group_of: dict[int, int]) -> int | None:
+    """Number of the group that `op` joins, None when it starts one."""
+    made = [(workload.producers[index], index) for index in op.inputs if index in workload.producers]
+    if not made:
+        return None
+    newest, index = max(made)
+    if len(workload.consumers[index]) > 1 or index in workload.outputs:
+        return None
+    before = workload.ops[newest]
+    if op.kind in POINTWISE_KINDS and _same_size(workload, op, index):
+        return group_of[newest]
+    takes_padding = op.kind in ("conv", "pool") and before.function == "pad"
+    if takes_padding or (before.kind == "scale" and _folds_forward(op)):
+        starts_group = [p for p, number in group_of.items() if number == group_of[newest]] == [newest]
+        return group_of[newest] if starts_group else None
+    return None
+
+
+def _same_size(workload: Workload, op: Op, index: int) -> bool:
+    """Broadcasting a small gate over a map is not the end of the op that made the gate."""
+    return workload.tensors[index].elements == workload.tensors[op.outputs[0]].elements
+
+
+def _folds_forward(op: Op) -> bool:
+    pointwise = (
+        op.kind == "conv" and op.window is not None and op.window.kernel == (1, 1) and op.window.groups == 1
+    )
+    return op.kind == "linear" or pointwise
+
+
+def _group(workload: Workload, positions: list[int]) -> Group:
+    inside = set(positions)
+    ops = [workload.ops[position] for position in positions]
+    made = {index for op in ops for index in op.outputs}
+    inputs = dict.fromkeys(index for op in ops for index in op.inputs if index not in made)
+    outputs = [
+        index
+        for op in ops
+        for index in op.outputs
+        if index in workload.outputs or not set(workload.consumers.get(index, (-1,))) <= inside
+    ]
+    weights = dict.fromkeys(index for op in ops for index in op.weights)
+    return Group(
+        tuple(positions),
+        tuple(inputs),
+        tuple(outputs),
+        tuple(weights),
+        frozenset(_folded(workload, positions)),
+    )
+
+
+def _folded(workload: Workload, positions: list[int]) -> list[int]:
+    """Scales next to a matrix op of the group, with only other scales between: they go into its weights."""
+    folded = []
+    matrix = [position for position in positions if workload.ops[position].kind in MATRIX_KINDS - {"matmul"}]
+    if not matrix:
+        return []
+    for position in positions:
+        op = workload.ops[position]
+        if position < matrix[0]:
+            folded.append(position)  # padding, or a scale that folds forward
+        elif position > matrix[0]:
+            if op.kind != "scale":
+                break
+            folded.append(position)
+    return folded

@@ -1,0 +1,161 @@
+"""What stays on chip, and how many bytes go to and from the memory behind it.
+
+One rule everywhere. A workload falls into segments at the places where a single tensor is alive. A tensor at such a
+place stays on chip iff it takes at most `boundary_fraction` of the bytes for activations. Inside a segment, all tensors
+up to some size stay: the largest size at which the fullest step still fits. Capacity is therefore a step, and a bigger
+memory never moves more bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from hw_models.fusion import Group
+from hw_models.target import Memory
+from hw_models.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the activations of a workload live while it runs.
+
+    onchip: indices of the tensors kept on chip.
+    peak_bytes: activations and buffered weights at the fullest step, were all activations kept on chip: what the
+        network asks for, whether the device has it or not.
+    """
+
+    onchip: frozenset[int]
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes one group moves. dram_weight_bytes go only when the weights are streamed."""
+
+    dram_activation_bytes: float
+    dram_weight_bytes: float
+    onchip_bytes: float
+
+
+def place(
+    workload: Workload,
+    groups: Sequence[Group],
+    memory: Memory,
+    ends_in_dram: tuple[bool, bool] = (True, True),
+) -> Placement:
+    """Decide for every activation whether it stays on chip.
+
+    ends_in_dram: whether the workload's inputs come from, and its outputs go to, dram whatever their size (an image, a
+    result); otherwise they are boundary tensors like those between segments.
+    """
+    size = [tensor.size_bytes for tensor in workload.tensors]
+    alive = _alive_steps(workload, groups)
+    peak = max(
+        (
+            sum(size[index] for index in step)
+            + int(min(sum(size[index] for index in group.weights), memory.weight_buffer_bytes))
+            for step, group in zip(alive, groups, strict=True)
+        ),
+        default=0,
+    )
+    if not memory.spill:
+        return Placement(frozenset().union(*alive), peak)
+    forced = set(workload.inputs if ends_in_dram[0] else ()) | set(
+        workload.outputs if ends_in_dram[1] else ()
+    )
+    boundary_bytes = memory.boundary_fraction * memory.activation_bytes
+    onchip: set[int] = set()
+    for start, stop in _segments(workload, groups, alive):
+        before = alive[start - 1] & alive[start] if start else set(workload.inputs)
+        after = alive[stop - 1] & alive[stop] if stop < len(groups) else set(workload.outputs)
+        boundary = before | after
+        kept = {index for index in boundary - forced if size[index] <= boundary_bytes}
+        steps = [step - forced - (boundary - kept) for step in alive[start:stop]]
+        onchip |= kept | _largest_fitting(steps, kept, size, memory.activation_bytes)
+    return Placement(frozenset(onchip), peak)
+
+
+def _alive_steps(workload: Workload, groups: Sequence[Group]) -> list[set[int]]:
+    """Activations alive while each group runs: its inputs, its outputs, and what later groups still read."""
+    last_use = dict.fromkeys(workload.outputs, len(groups))
+    for step, group in enumerate(groups):
+        for index in group.inputs:
+            last_use[index] = max(last_use.get(index, 0), step)
+    alive: set[int] = set(workload.inputs) & last_use.keys()
+    steps = []
+    for step, group in enumerate(groups):
+        alive |= set(group.outputs)
+        steps.append(set(alive) | set(group.inputs))
+        alive = {index for index in alive if last_use.get(index, -1) > step}
+    return steps
+
+
+def _segments(workload: Workload, groups: Sequence[Group], alive: list[set[int]]) -> list[tuple[int, int]]:
+    """(first, one past last) group of each segment: cut where one tensor is all that lives between two groups."""
+    cuts = [0]
+    for step in range(1, len(groups)):
+        if len(alive[step - 1] & alive[step]) == 1:
+            cuts.append(step)
+    return list(zip(cuts, [*cuts[1:], len(groups)], strict=True)) if groups else []
+
+
+def _largest_fitting(steps: list[set[int]], kept: set[int], size: Sequence[int], capacity: float) -> set[int]:
+    """Inner tensors of at most the largest size at which every step fits beside the kept boundary tensors."""
+    inner = {index for step in steps for index in step} - kept
+    limit = max((size[index] for index in inner), default=0)
+    for step in steps:
+        free = capacity - sum(size[index] for index in step & kept)
+        for index in sorted(step - kept, key=lambda i: size[i]):
+            free -= size[index]
+            if free < 0:
+                limit = min(limit, size[index] - 1)
+                break
+    return {index for index in inner if size[index] <= limit}
+
+
+def group_traffic(
+    workload: Workload, group: Group, placement: Placement, memory: Memory, passes: int
+) -> Traffic:
+    """Bytes a group moves. passes: how often the array reads its input from on-chip memory.
+
+    A spilled input and weights that both exceed their buffers are tiled so that fewer bytes move: the input is read once
+    per buffer of weights, or the weights once per buffer of input.
+    """
+    tensors = workload.tensors
+    reads = _read_bytes(workload, group)
+    spilled_in = sum(count for index, count in reads.items() if index not in placement.onchip)
+    written = [tensors[index].size_bytes for index in group.outputs]
+    spilled_out = sum(
+        _bursts(tensors[i].size_bytes, memory) for i in group.outputs if i not in placement.onchip
+    )
+    weights = sum(tensors[index].size_bytes for index in group.weights)
+    input_rounds = max(1, ceil(weights / memory.weight_buffer_bytes)) if spilled_in else 1
+    weight_rounds = max(1, ceil(spilled_in / memory.activation_bytes))
+    if spilled_in * input_rounds + weights <= spilled_in + weights * weight_rounds:
+        weight_rounds = 1
+    else:
+        input_rounds = 1
+    return Traffic(
+        dram_activation_bytes=_bursts(spilled_in * input_rounds, memory) + spilled_out,
+        dram_weight_bytes=_bursts(weights * weight_rounds, memory),
+        onchip_bytes=float(sum(reads.values()) * passes + sum(written) + weights * weight_rounds),
+    )
+
+
+def _read_bytes(workload: Workload, group: Group) -> dict[int, int]:
+    """Bytes read of each activation from outside the group; two ops of a group that read the same tensor share it."""
+    reads: dict[int, int] = {}
+    for position in group.ops:
+        op = workload.ops[position]
+        for index, elements in zip(op.inputs, op.reads, strict=True):
+            if index in group.inputs:
+                count = -(-elements * workload.tensors[index].bits // 8)
+                reads[index] = max(reads.get(index, 0), count)
+    return reads
+
+
+def _bursts(count: float, memory: Memory) -> float:
+    """Bytes rounded up to whole bursts."""
+    return ceil(count / memory.dram_burst_bytes) * memory.dram_burst_bytes

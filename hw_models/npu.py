@@ -1,0 +1,142 @@
+"""Cycles of single ops on a device's two engines: the matrix array, and the vector unit."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil, prod
+
+from hw_models.target import MatrixEngine, VectorUnit
+from hw_models.workload import MATRIX_KINDS, Op, Workload
+
+IDEAL = 1e-30
+"""Guards divisions; below any number of cycles that occurs."""
+
+
+def systolic_cycles(m: int, n: int, k: int, rows: int, columns: int, dataflow: str) -> int:
+    """Cycles of an m x k by k x n product on one systolic array, every tile filled and drained by itself.
+
+    m output positions, n output channels, k reduction length. The idealised mode of the matrix engine; the formulas of
+    SCALE-Sim's analytical mode (Samajdar et al., ISPASS 2020, Eq. 3 with the tile counts of Table 2).
+    """
+    if dataflow == "weight_stationary":
+        return ceil(k / rows) * ceil(n / columns) * (2 * rows + columns + m - 2) - 1
+    if dataflow == "output_stationary":
+        return ceil(m / rows) * ceil(n / columns) * (rows + columns + k - 2) - 1
+    if dataflow == "input_stationary":
+        return ceil(k / rows) * ceil(m / columns) * (2 * rows + columns + n - 2) - 1
+    raise ValueError(
+        f"unknown dataflow {dataflow!r}; known: weight_stationary, output_stationary, input_stationary"
+    )
+
+
+def matrix_precision(workload: Workload, op: Op) -> str:
+    """The pair of formats the multipliers see: "w4a8", "fp16", ... The narrower operand of a matmul counts as weights."""
+    operands = [workload.tensors[index] for index in (*op.inputs, *op.weights)]
+    matrices = [tensor for tensor in operands if tensor.dtype != "int32"]
+    dtypes = {tensor.dtype for tensor in matrices}
+    if dtypes & {"fp32", "fp16"}:
+        return "fp32" if "fp32" in dtypes else "fp16"
+    stored = [
+        workload.tensors[index].bits for index in op.weights if workload.tensors[index].dtype != "int32"
+    ]
+    moving = [workload.tensors[index].bits for index in op.inputs]
+    if stored:
+        return f"w{max(stored)}a{max(moving)}"
+    return f"w{min(moving)}a{max(moving)}"
+
+
+def matrix_seconds(op: Op, engine: MatrixEngine, precision: str) -> float:
+    """Time of a matrix op on all cores. A precision the engine lacks runs at the slowest rate it has (legality reports it)."""
+    rate = engine.rates.get(precision, min(engine.rates.values()))
+    return matrix_cycles(op, engine) / rate / engine.clock_hz
+
+
+def matrix_cycles(op: Op, engine: MatrixEngine) -> float:
+    """Cycles at rate 1: the best split over the cores, with the waste of partly filled tiles."""
+    assert op.gemm is not None
+    groups, m, n, k = op.gemm
+    taps = prod(op.window.kernel) if op.window is not None and not op.window.transposed else 1
+    if op.is_depthwise and engine.depthwise_channels:
+        return _depthwise_cycles(groups * n, m, taps, engine)
+    if op.kind != "matmul" and groups > 1:
+        groups, n, k, taps = _block_diagonal(groups, n, k, taps, engine)
+    return _dense_cycles(groups, m, n, k, taps, engine)
+
+
+def _block_diagonal(
+    groups: int, n: int, k: int, taps: int, engine: MatrixEngine
+) -> tuple[int, int, int, int]:
+    """Groups side by side on the diagonal of one weight tile, zeros elsewhere: (groups, n, k, taps) of the dense product."""
+    rows_per_group = k if engine.reduction == "im2col" else k // taps
+    side_by_side = max(1, min(groups, engine.rows // rows_per_group, engine.columns // n))
+    return ceil(groups / side_by_side), n * side_by_side, k * side_by_side, taps
+
+
+@lru_cache(maxsize=65536)
+def _depthwise_cycles(channels: int, m: int, taps: int, engine: MatrixEngine) -> float:
+    per_position = ceil(taps / engine.depthwise_taps)
+    return min(
+        ceil(ceil(channels / split) / engine.depthwise_channels)
+        * per_position
+        * ceil(m / (engine.cores // split))
+        for split in _divisors(engine.cores)
+    )
+
+
+@lru_cache(maxsize=65536)
+def _dense_cycles(groups: int, m: int, n: int, k: int, taps: int, engine: MatrixEngine) -> float:
+    """The cheapest division of groups, positions and output channels among the cores."""
+    best = float("inf")
+    for over_groups in _divisors(engine.cores):
+        rest = engine.cores // over_groups
+        for over_positions in _divisors(rest):
+            share_m = ceil(m / over_positions)
+            share_n = ceil(n / (rest // over_positions))
+            cycles = ceil(groups / over_groups) * _core_cycles(share_m, share_n, k, taps, engine)
+            best = min(best, cycles)
+    return best
+
+
+def _core_cycles(m: int, n: int, k: int, taps: int, engine: MatrixEngine) -> float:
+    """One product on one core. Stationary tiles follow each other; streaming one hides loading the next, if buffered."""
+    tiles_k = ceil(k / engine.rows) if engine.reduction == "im2col" else taps * ceil(k / taps / engine.rows)
+    tiles_n = ceil(n / engine.columns)
+    tiles_m = ceil(m / engine.positions)
+    load = engine.tile_load_cycles
+    if engine.dataflow == "weight_stationary":
+        tiles, stream = tiles_k * tiles_n, tiles_m
+    elif engine.dataflow == "output_stationary":
+        # An output tile has `rows` positions of `columns` channels; the reduction streams through it.
+        tiles, stream = ceil(m / (engine.rows * engine.positions)) * tiles_n, k
+    else:
+        tiles, stream = tiles_k * ceil(m / (engine.columns * engine.positions)), n
+    return tiles * max(stream, load) + load if engine.double_buffered_tiles else tiles * (stream + load)
+
+
+@lru_cache(maxsize=1024)
+def _divisors(number: int) -> tuple[int, ...]:
+    return tuple(divisor for divisor in range(1, number + 1) if number % divisor == 0)
+
+
+def vector_elements(workload: Workload, op: Op) -> int:
+    """Elements the vector unit handles: what is read for reductions, window elements for pooling, else what is written."""
+    written = sum(workload.tensors[index].elements for index in op.outputs)
+    if op.kind in MATRIX_KINDS:
+        return 0
+    if op.kind in ("softmax", "norm", "reduce"):
+        return max(sum(op.reads), written)
+    if op.kind == "pool" and op.window is not None:
+        return written * prod(op.window.kernel)
+    return written
+
+
+def vector_seconds(workload: Workload, op: Op, unit: VectorUnit) -> float:
+    """Time of a non-matrix op on the vector unit; elements wider than a lane take several passes."""
+    elements = vector_elements(workload, op)
+    if not elements:
+        return 0.0
+    table = unit.cycles_per_element
+    cycles = table.get(op.function, table[op.kind])
+    bits = max(workload.tensors[index].bits for index in (*op.inputs, *op.outputs))
+    passes = ceil(bits / unit.lane_bits)
+    return ceil(elements / unit.lanes) * cycles * passes / unit.clock_hz

@@ -1,0 +1,104 @@
+"""The only place that decides how many bits a tensor has: (network, bit policy) -> number formats.
+
+A searched network has one policy per block (`BlockBits`); stem, downsampling and head are always w8a8. Tensors with the
+role "accumulator" (products whose range 8 bits do not hold) always have 16-bit activations. The quantizer asks
+`bits_at`, the cost model puts whole workloads through `put_precision`: both follow the same rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from hw_models.workload import MATRIX_KINDS, Workload
+from search_spaces.architecture import Architecture, BlockBits
+
+FIXED_BITS = BlockBits(8, 8)
+"""Policy of everything outside the blocks: the first and last layers lose most by fewer bits and cost least."""
+
+ROLES = ("", "accumulator")
+FLOAT_PRECISIONS = ("fp32", "fp16")
+PRECISIONS = (*FLOAT_PRECISIONS, "w8a8", "w8a16", "w4a8", "w4a16")
+"""Precisions a whole model can be costed at."""
+
+_BLOCK_PATH = re.compile(r"stages\.(\d+)\.blocks\.(\d+)(\.|$)")
+
+
+def block_bits(path: str, arch: Architecture) -> BlockBits:
+    """Policy of the block that the module path (`stages.1.blocks.0.mlp.fc1`) lies in; FIXED_BITS outside the blocks.
+
+    Raises ValueError when the path names a block that `arch` does not have.
+    """
+    match = _BLOCK_PATH.match(path)
+    if match is None:
+        return FIXED_BITS
+    stage, block = int(match[1]), int(match[2])
+    if stage >= len(arch.stages) or block >= len(arch.stages[stage].blocks):
+        raise ValueError(f"module path {path!r} names a block that the architecture {arch} does not have")
+    return arch.stages[stage].blocks[block].bits
+
+
+def apply_role(role: str, bits: BlockBits) -> BlockBits:
+    """The policy of one op of a block: an "accumulator" writes 16-bit activations whatever the block's policy is."""
+    if role not in ROLES:
+        raise ValueError(f"unknown tensor role {role!r}; known: {', '.join(repr(known) for known in ROLES)}")
+    return BlockBits(bits.weights, 16) if role == "accumulator" else bits
+
+
+def bits_at(path: str, role: str, arch: Architecture) -> tuple[int, int]:
+    """(weight bits, activation bits) of the module at `path` with tensor role `role`."""
+    bits = apply_role(role, block_bits(path, arch))
+    return bits.weights, bits.activations
+
+
+def part_precisions(part_names: list[str], arch: Architecture) -> list[tuple[str, int]]:
+    """Per part of a network, in order of execution: (its precision such as "w4a8", bits of the activations it reads)."""
+    out, input_bits = [], FIXED_BITS.activations
+    for name in part_names:
+        bits = block_bits(name, arch)
+        out.append((str(bits), input_bits))
+        input_bits = bits.activations
+    return out
+
+
+def put_precision(workload: Workload, precision: str, input_bits: int | None = None) -> Workload:
+    """The workload with a number format on every tensor.
+
+    precision: "fp32", "fp16" or a bit policy such as "w4a8"; input_bits: bits of the activations that come in, where
+    another part wrote them (default: as this part's own).
+    Vectors of constants (biases, per-channel scales) have 32 bits in an integer precision: accelerators add them to
+    the accumulator. Raises ValueError for an unknown precision.
+    """
+    if precision in FLOAT_PRECISIONS:
+        return workload.with_dtypes(dict.fromkeys(range(len(workload.tensors)), precision))
+    try:
+        bits = BlockBits.parse(precision)
+    except ValueError as error:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}") from error
+    own = f"int{bits.activations}"
+    dtypes = {
+        index: f"int{apply_role(tensor.role, bits).activations}"
+        for index, tensor in enumerate(workload.tensors)
+    }
+    dtypes |= dict.fromkeys(workload.inputs, f"int{input_bits}" if input_bits else own)
+    return workload.with_dtypes(dtypes | _constant_dtypes(workload, bits))
+
+
+def _constant_dtypes(workload: Workload, bits: BlockBits) -> Mapping[int, str]:
+    """Matrix operands at the weights' bits, vectors at 32, all other constants (position embeddings) as activations."""
+    dtypes: dict[int, str] = {}
+    for op in workload.ops:
+        for index in op.weights:
+            if sum(size > 1 for size in workload.tensors[index].shape) <= 1 and not _is_matrix_operand(
+                op.kind, index, op.weights
+            ):
+                dtypes[index] = "int32"
+            elif op.kind in MATRIX_KINDS:
+                dtypes[index] = f"int{bits.weights}"
+            else:
+                dtypes.setdefault(index, f"int{bits.activations}")
+    return dtypes
+
+
+def _is_matrix_operand(kind: str, index: int, weights: tuple[int, ...]) -> bool:
+    return kind == "conv" and index == weights[0]

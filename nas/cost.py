@@ -1,0 +1,277 @@
+"""What a network costs on a target: searched architectures part by part, any timm model, exported folders.
+
+Tracing and costing are remembered per distinct part, so that a search costs a new candidate by look-up.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hw_models import CostReport, PartCost, Target, Workload, combine, estimate_part
+from nas.bits import PRECISIONS, part_precisions, put_precision
+from nas.errors import UsageError
+from nas.trace import TraceError, trace_module
+from search_spaces.architecture import Architecture
+from search_spaces.network import NetworkPart, network_parts
+
+CSV_COLUMNS = ("model", "input_size", "precision")
+CSV_FIGURES = ("latency_s", "energy_j", "macs", "params", "dram_bytes", "peak_onchip_bytes", "weight_bytes")
+
+_workloads: dict[tuple[Any, ...], Workload] = {}
+_part_costs: dict[tuple[Any, ...], PartCost] = {}
+
+
+def cost_architecture(
+    arch: Architecture,
+    target: Target,
+    num_classes: int,
+    in_chans: int = 3,
+    *,
+    batch: int = 1,
+    precision: str | None = None,
+) -> CostReport:
+    """Cost of one inference of a searched network: the sum over its sub-blocks plus global terms.
+
+    precision: None for the architecture's own bits, or one precision for the whole network, such as "fp16".
+    """
+    network = list(network_parts(arch, num_classes, in_chans))
+    names = [part.name for part in network]
+    costs = part_costs(network, arch, target, batch=batch, precision=precision)
+    return combine(
+        costs,
+        target,
+        names=names,
+        model=arch.key,
+        precision=precision or _policy_name(arch),
+        input_shape=(batch, in_chans, arch.resolution, arch.resolution),
+        warnings=target_warnings(target),
+    )
+
+
+def part_costs(
+    network: Sequence[NetworkPart],
+    arch: Architecture,
+    target: Target,
+    *,
+    batch: int = 1,
+    precision: str | None = None,
+) -> list[PartCost]:
+    """Cost of every part, remembered by (part, precision, incoming bits, place at an end of the network, target)."""
+    if precision is None:
+        precisions = part_precisions([part.name for part in network], arch)
+    else:
+        precisions = [(precision, 0)] * len(network)
+    last = len(network) - 1
+    costs = []
+    for position, (part, (own, input_bits)) in enumerate(zip(network, precisions, strict=True)):
+        ends = (position == 0, position == last)
+        costs.append(_part_cost(part, batch, own, input_bits or None, ends, target))
+    return costs
+
+
+def _part_cost(
+    part: NetworkPart,
+    batch: int,
+    precision: str,
+    input_bits: int | None,
+    ends: tuple[bool, bool],
+    target: Target,
+) -> PartCost:
+    key = (part.spec, batch, precision, input_bits, ends, target)
+    if key not in _part_costs:
+        workload = put_precision(part_workload(part, batch), precision, input_bits)
+        _part_costs[key] = estimate_part(workload, target, ends)
+    return _part_costs[key]
+
+
+def part_workload(part: NetworkPart, batch: int = 1) -> Workload:
+    """The traced workload of a part, without number formats; each distinct part is traced once per process."""
+    key = (part.spec, batch)
+    if key not in _workloads:
+        with torch.device("meta"):
+            module = part.build()
+        _workloads[key] = trace_module(module, [(batch, *part.input_shape[1:])], part.name)
+    return _workloads[key]
+
+
+def _policy_name(arch: Architecture) -> str:
+    policies = dict.fromkeys(str(block.bits) for stage in arch.stages for block in stage.blocks)
+    return "+".join(policies)
+
+
+def target_warnings(target: Target) -> list[str]:
+    """What a reader of any figure for this target must know."""
+    guesses = sum(source.startswith("estimated") for source in target.sources.values())
+    if not guesses:
+        return []
+    return [
+        f"{guesses} of {len(target.sources)} values of target {target.name} are estimates; see its file for reasons"
+    ]
+
+
+def cost_model(
+    name_or_folder: str | Path,
+    target: Target,
+    input_size: int | None = None,
+    precision: str | None = None,
+    batch: int = 1,
+) -> CostReport:
+    """Cost of a timm model by name, or of an exported folder.
+
+    input_size: side of the square image in pixels, default the model's own.
+    precision: one of `nas.bits.PRECISIONS`; default w8a8 for timm models and the network's own bits for a folder.
+    batch: images per inference; all figures are for the whole batch.
+    Raises UsageError for an unknown model, a folder without a usable config.json, an impossible size, precision or
+    batch, and for a model that cannot be traced.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    if batch < 1 or (input_size is not None and input_size < 1):
+        raise UsageError(
+            f"batch and input size must be positive, but got batch {batch} and input size {input_size}"
+        )
+    folder = Path(name_or_folder)
+    try:
+        if folder.is_dir():
+            return _cost_folder(folder, target, input_size, precision, batch)
+        return _cost_timm(str(name_or_folder), target, input_size, precision or "w8a8", batch)
+    except TraceError as error:
+        raise UsageError(str(error)) from error
+
+
+def _cost_folder(
+    folder: Path, target: Target, input_size: int | None, precision: str | None, batch: int
+) -> CostReport:
+    config_path = folder / "config.json"
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        section = config["nas"]
+        arch = Architecture.from_dict(section["architecture"])
+        num_classes, in_chans = int(section["num_classes"]), int(section["in_chans"])
+    except OSError as error:
+        raise UsageError(
+            f"{config_path}: {error.strerror or error}; name a folder that nas export wrote"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(
+            f"{config_path} does not describe a searched network ({reason}); export it again"
+        ) from error
+    if input_size is not None:
+        arch = replace(arch, resolution=input_size)
+    report = cost_architecture(arch, target, num_classes, in_chans, batch=batch, precision=precision)
+    return replace(report, model=str(folder))
+
+
+@lru_cache(maxsize=4096)
+def _cost_timm(name: str, target: Target, input_size: int | None, precision: str, batch: int) -> CostReport:
+    workload = timm_workload(name, input_size, batch)
+    part = estimate_part(put_precision(workload, precision), target)
+    warnings = target_warnings(target)
+    if workload.folded_macs:
+        warnings.append(
+            f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled"
+        )
+    return combine(
+        [part],
+        target,
+        model=name,
+        precision=precision,
+        input_shape=workload.input_shapes[0],
+        warnings=warnings,
+    )
+
+
+@lru_cache(maxsize=256)
+def timm_workload(name: str, input_size: int | None = None, batch: int = 1) -> Workload:
+    """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as `trace_module`."""
+    model = _timm_model(name, input_size)
+    channels, height, width = model.default_cfg["input_size"]  # type: ignore[index,misc]
+    if input_size is not None:
+        height = width = input_size
+    return trace_module(model, [(batch, channels, height, width)], name)
+
+
+def _timm_model(name: str, input_size: int | None) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see timm.list_models()"
+        raise UsageError(f"{name!r} is neither a folder nor a timm model; {hint}")
+    with torch.device("meta"):
+        if input_size is not None:
+            try:
+                return timm.create_model(name, img_size=input_size).eval()
+            except TypeError:
+                pass  # a network without a fixed size takes no img_size
+            except (ValueError, AssertionError, RuntimeError) as error:
+                raise UsageError(f"{name} cannot be built at input size {input_size}: {error}") from error
+        return timm.create_model(name).eval()
+
+
+def cost_csv(models: str | Path, target: Target, out: str | Path | None = None) -> list[dict[str, Any]]:
+    """Cost of many models: a CSV with columns model, input_size, precision (the last two may be empty) to a CSV.
+
+    Returns one dict per row: the three columns, the figures of CSV_FIGURES, `violations` and `error`; a model that
+    cannot be costed has empty figures and says why in `error`. Writes the same to `out`, whole or not at all.
+    Raises UsageError when the file cannot be read or its columns are wrong.
+    """
+    rows = [_cost_row(row, target) for row in _read_models(Path(models))]
+    if out is not None:
+        path = Path(out)
+        partial = path.with_name(path.name + ".part")
+        try:
+            with partial.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, [*CSV_COLUMNS, *CSV_FIGURES, "violations", "error"])
+                writer.writeheader()
+                writer.writerows(rows)
+            partial.replace(path)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return rows
+
+
+def _read_models(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = [column.strip() for column in reader.fieldnames or ()]
+            if missing := [column for column in CSV_COLUMNS if column not in columns]:
+                raise UsageError(
+                    f"{path}: missing column {', '.join(missing)}; the first line must be {','.join(CSV_COLUMNS)}"
+                )
+            reader.fieldnames = columns
+            return [{column: (row[column] or "").strip() for column in CSV_COLUMNS} for row in reader]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}; name a CSV file"
+        ) from error
+
+
+def _cost_row(row: dict[str, str], target: Target) -> dict[str, Any]:
+    figures: dict[str, Any] = dict.fromkeys((*CSV_FIGURES, "violations", "error"), "")
+    try:
+        size = int(row["input_size"]) if row["input_size"] else None
+    except ValueError:
+        return (
+            row
+            | figures
+            | {"error": f"input_size must be a whole number of pixels, but is {row['input_size']!r}"}
+        )
+    try:
+        report = cost_model(row["model"], target, size, row["precision"] or None)
+    except UsageError as error:
+        return row | figures | {"error": str(error)}
+    figures |= {key: value for key, value in report.summary().items() if key in CSV_FIGURES}
+    return row | figures | {"violations": "; ".join(str(violation) for violation in report.violations)}
