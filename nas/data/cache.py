@@ -27,7 +27,8 @@ def cache_key(content: dict[str, Any]) -> str:
 def read_cached(folder: Path, key: str) -> Decoded | None:
     """What `write_cached` stored, or None when it is absent or damaged (each array has a checksum)."""
     try:
-        with np.load(folder / f"{key}.npz", allow_pickle=False) as arrays:
+        # Opened here: given a path, np.load leaves a file open that it finds damaged.
+        with (folder / f"{key}.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             facts = json.loads(arrays["facts"].tobytes())
             images = arrays["images"] if facts["kept"] else None
             good = arrays["good"]

@@ -35,7 +35,7 @@ def decode(image: Image.Image, size: int) -> np.ndarray:
     image.draft(
         "RGB", (2 * size, 2 * size)
     )  # JPEG only: decode at a fraction of the size, still twice what is asked
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
         image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
     image = image.convert("L" if image.mode in _GREY_MODES else "RGB")

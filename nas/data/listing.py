@@ -134,7 +134,7 @@ def _some(names: list[str]) -> str:
 
 
 def _files(folder: Path, relative: str) -> Iterator[tuple[str, int, int]]:
-    """(path relative to the root, bytes, mtime in ns) of every file under a folder, linked folders left out."""
+    """(path relative to the root, bytes, mtime in ns) of every file in a folder, linked folders left out."""
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue

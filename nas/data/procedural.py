@@ -111,8 +111,8 @@ def _draw_chunk(drawing: Drawing, labels: np.ndarray, rng: Generator) -> np.ndar
 
     x, y = _pixel_grid(drawing.size)
     image = _background(x, y, n, rng)
-    # Parts are lighter than what is behind them, their lines darker than they are. With signs drawn at random,
-    # small networks stayed at chance for all of 300 steps.
+    # Parts are lighter than what is behind them, their lines darker than they are. With signs drawn
+    # at random, small networks stayed at chance for all of 300 steps.
     base = _uniform(rng, 14.0, 40.0, (n, 1, 1, 1)) + _uniform(rng, -14.0, 14.0, (n, 3, 1, 1))
     tone = _uniform(rng, -1.3, -0.7, (n, 3, 1, 1))
     strength = _uniform(rng, 0.6, 1.2, (n, 1, 1, 1)) * np.float32(drawing.contrast)
