@@ -61,9 +61,9 @@ def _words(text: str | None) -> list[str] | None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of a failure.")
 @click.version_option(package_name="nas")
-def cli(debug: bool) -> None:
+def cli() -> None:
     """Find vision networks that are accurate after quantization and fast on an edge NPU.
 
     Begin with: nas search --space metaformer --target npu_40tops
@@ -279,9 +279,10 @@ def studies(folder: Path, url: str | None, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: runs a command and maps what it raises to the exit status."""
-    debug = "--debug" in sys.argv[1:]
+    words = sys.argv[1:]
+    debug = "--debug" in words  # wherever it stands: it is added to a command that just failed
     try:
-        sys.exit(cli(standalone_mode=False))
+        sys.exit(cli([word for word in words if word != "--debug"], standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -293,7 +294,7 @@ def main() -> None:
             raise
         expected = getattr(error, "exit_status", None)
         line = " ".join(str(error).split())
-        _complain(line if expected else f"{type(error).__name__}: {line} (nas --debug ... shows where)")
+        _complain(line if expected else f"{type(error).__name__}: {line} (--debug shows where)")
         sys.exit(expected or FAILED)
 
 

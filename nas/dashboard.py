@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,10 @@ class Mirror:
         self._study = optuna.create_study(
             study_name=study, storage=_storage(url), directions=list(goal.directions), load_if_exists=True
         )
-        self._study.set_metric_names([axis.metric_name for axis in goal.axes])
+        with warnings.catch_warnings():
+            # Experimental since Optuna 3.2, and the only way to name the axes of the dashboard's plots.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.set_metric_names([axis.metric_name for axis in goal.axes])
         self._present = {trial.user_attrs.get("trial") for trial in self._study.get_trials(deepcopy=False)}
 
     def add(self, trials: Iterable[Trial]) -> None:

@@ -43,8 +43,8 @@ OBJECTIVES: dict[str, Objective] = {
     "top1": Objective("top1", "maximize", units.FRACTION, "quantized top-1", per_target=False),
     "latency": Objective("latency_s", "minimize", units.SECONDS, "latency"),
     "energy": Objective("energy_j", "minimize", units.JOULES, "energy"),
-    "peak_memory": Objective("peak_onchip_bytes", "minimize", units.BYTES, "peak on-chip memory"),
-    "weight_size": Objective("weight_bytes", "minimize", units.BYTES, "weight size", per_target=False),
+    "peak_memory": Objective("peak_onchip_bytes", "minimize", units.BYTES, "peak memory"),
+    "weight_size": Objective("weight_bytes", "minimize", units.BYTES, "weights", per_target=False),
     "dram_traffic": Objective("dram_bytes", "minimize", units.BYTES, "DRAM traffic"),
     "macs": Objective("macs", "minimize", units.COUNT, "macs", per_target=False),
     "params": Objective("params", "minimize", units.COUNT, "parameters", per_target=False),
@@ -156,16 +156,16 @@ def _legality_gaps(costs: Costs) -> list[float]:
 
 
 def _legality_gap(violation: Mapping[str, Any]) -> float:
-    """Excess over the bound where both are numbers, else 1: some step towards legality must always count."""
-    excess, bound = violation.get("excess"), violation.get("bound")
-    if isinstance(excess, int | float) and isinstance(bound, int | float) and bound and excess > 0:
-        return float(excess) / abs(float(bound))
-    return 1.0
+    """Excess over the bound; 1 for a use of something that the target does not have at all (its bound is
+    0).
+    """
+    return float(violation["excess"]) / (abs(float(violation["bound"])) or 1.0)
 
 
 def _reason(violation: Mapping[str, Any]) -> str:
-    unit = f" {violation['unit']}" if violation.get("unit") else ""
-    return f"{violation['what']}: {violation['value']}{unit}, but the bound is {violation['bound']}{unit}"
+    if violation["unit"] == "uses":
+        return str(violation["what"])
+    return f"{violation['what']}: {violation['value']:g} {violation['unit']} > {violation['bound']:g}"
 
 
 def resolve_axes(name: str, targets: Sequence[str]) -> tuple[Axis, ...]:

@@ -4,10 +4,11 @@ work.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.errors import UsageError
 from nas.objectives import Goal, resolve_goal, suggestion
@@ -19,6 +20,9 @@ from search_spaces.space import SearchSpace
 if TYPE_CHECKING:
     from hw_models.target import Target
     from nas.data.bundle import DataBundle
+    from nas.evaluate import Evaluator
+    from search_spaces.architecture import Architecture
+    from search_spaces.supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,23 @@ class Problem:
     data: DataBundle
     identity: str
 
+    def cost(self, architecture: Architecture) -> dict[str, dict[str, Any]]:
+        """Target name -> cost summary; sees no image."""
+        from nas.cost import cost_architecture
+
+        classes, channels = self.data.num_classes, self.data.in_chans
+        return {
+            name: cost_architecture(architecture, target, classes, channels).summary()
+            for name, target in self.targets.items()
+        }
+
+    def evaluator(self, supernet: Supernet) -> Evaluator:
+        """What scores candidates with the shared weights."""
+        from nas.evaluate import Evaluator
+
+        spec = self.spec
+        return Evaluator(self.space, self.data, self.targets, spec.evaluate, supernet, spec.search.seed)
+
 
 def pose(spec: StudySpec, folder: Path) -> Problem:
     """Resolve every name of `spec`; decoded images are cached under `folder`. Raises UsageError."""
@@ -44,8 +65,16 @@ def pose(spec: StudySpec, folder: Path) -> Problem:
     targets = load_targets(spec)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
     data = load_images(spec, space, folder)
-    identity = spec.identity(data.identity, *(target.identity for target in targets.values()))
+    identity = spec.identity(data.identity, *map(_digest, targets.values()))
     return Problem(spec, space, targets, goal, data, identity)
+
+
+def _digest(target: Target) -> str:
+    """What of a target decides a figure, as text: its name and its numbers, not its prose."""
+    content = asdict(target)
+    for prose in ("title", "description", "accuracy", "sources"):
+        del content[prose]
+    return json.dumps(content, sort_keys=True, default=str)
 
 
 def space_of(spec: SpaceSpec) -> SearchSpace:

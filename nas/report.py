@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from nas.objectives import OBJECTIVES, Axis
 from nas.study import Study
 from nas.trial import Trial
-from nas.units import format_quantity, shown_unit
+from nas.units import UNITS, shown_unit
 from search_spaces.architecture import Architecture
 
 _COSTS = ("latency_s", "energy_j", "peak_onchip_bytes", "weight_bytes", "dram_bytes", "macs", "params")
@@ -63,23 +64,21 @@ def front_csv(study: Study) -> str:
 
 
 def front_cells(study: Study) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the front's table, as text with units."""
+    """Header, with units, and rows of the front's table, as text."""
     axes = [axis for axis in _table_axes(study) if not axis.objective.needs_images]
-    header = ["trial", "top-1"]
+    header = ["trial", "top-1 %"]
     if study.validations:
-        header.append("top-1 val")
-    header += [axis.title for axis in axes] + ["network"]
+        header.append("val top-1 %")
+    units = {axis.name: _unit(axis, study.front) for axis in axes}
+    header += [f"{axis.title} {units[axis.name]}".rstrip() for axis in axes] + ["network"]
     rows = []
-    largest = {
-        axis.name: max((axis.value(t.costs, t.top1) for t in study.front), default=0.0) for axis in axes
-    }
     for trial in study.front:
         cells = [str(trial.number), _percent(trial.accuracy)]
         if study.validations:
             cells.append(_percent(study.validations.get(trial.number)))
         for axis in axes:
-            unit = shown_unit(largest[axis.name], axis.objective.quantity)
-            cells.append(format_quantity(axis.value(trial.costs, trial.top1), axis.objective.quantity, unit))
+            factor = UNITS[axis.objective.quantity][units[axis.name]]
+            cells.append(f"{axis.value(trial.costs, trial.top1) / factor:.4g}")
         rows.append([*cells, in_short(trial.architecture)])
     return header, rows
 
@@ -124,7 +123,7 @@ def claims(study: Study) -> list[str]:
     if pairs:
         optimism = sum(top1 - validation["top1"] for top1, validation in pairs) / len(pairs)
         lines.append(
-            f"top-1 val: the same networks on {pairs[0][1]['samples']} validation images "
+            f"val top-1: the same networks on {pairs[0][1]['samples']} validation images "
             f"that the search never saw; selection flatters top-1 by {100 * optimism:+.1f} points on average."
         )
     return lines
@@ -157,5 +156,10 @@ def _table_axes(study: Study) -> list[Axis]:
     return list(axes.values())
 
 
+def _unit(axis: Axis, trials: Sequence[Trial]) -> str:
+    largest = max((axis.value(trial.costs, trial.top1) for trial in trials), default=0.0)
+    return shown_unit(largest, axis.objective.quantity)
+
+
 def _percent(accuracy: Any) -> str:
-    return "-" if accuracy is None else f"{100 * accuracy['top1']:.1f} ±{100 * accuracy['stderr']:.1f}%"
+    return "-" if accuracy is None else f"{100 * accuracy['top1']:.1f} ±{100 * accuracy['stderr']:.1f}"

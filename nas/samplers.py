@@ -51,16 +51,23 @@ class Proposer:
 
     def ask(self, batch: int, count: int) -> list[Proposal]:
         """The first `count` proposals of a batch. Asking twice gives the same."""
-        state = np.random.SeedSequence([self._seed, batch]).generate_state(1)
-        self._study.sampler = self._make(int(state[0]))
+        seed = int(np.random.SeedSequence((self._seed, 0, batch)).generate_state(1)[0])
+        # NSGA-II lists the parents of a generation in one order when it selects them and in another ever
+        # after (Optuna 5.0, `BaseGASampler.get_parent_population`). A proposal that is thrown away makes it
+        # select, so that a resumed study, which selects again, meets the same order.
+        self._withdrawn(seed, 1)
+        return self._withdrawn(seed, count)
+
+    def _withdrawn(self, seed: int, count: int) -> list[Proposal]:
+        """Proposals that are taken back at once: what is evaluated may differ (duplicates are replaced), so
+        `tell` adds what was found. No sampler learns from a failed trial.
+        """
+        self._study.sampler = self._make(seed)
         asked = [self._study.ask(self._genes) for _ in range(count)]
         frozen = self._study.get_trials(deepcopy=False)[-count:]
-        proposals = [Proposal(dict(one.params), dict(one.system_attrs)) for one in frozen]
-        # What is evaluated may differ from what was proposed (duplicates are replaced), so proposals are
-        # withdrawn and `tell` adds what was found. No sampler learns from a failed trial.
         for one in asked:
             self._study.tell(one, state=optuna.trial.TrialState.FAIL)
-        return proposals
+        return [Proposal(dict(one.params), dict(one.system_attrs)) for one in frozen]
 
     def tell(self, trials: Iterable[Trial]) -> None:
         """Finished trials, in the order of their numbers."""
