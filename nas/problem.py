@@ -46,12 +46,11 @@ class Problem:
             for name, target in self.targets.items()
         }
 
-    def evaluator(self, supernet: Supernet) -> Evaluator:
+    def evaluator(self, supernet: Supernet, weights: str) -> Evaluator:
         """What scores candidates with the shared weights."""
         from nas.evaluate import Evaluator
 
-        spec = self.spec
-        return Evaluator(self.space, self.data, self.targets, spec.evaluate, supernet, spec.search.seed)
+        return Evaluator(self.data, self.spec.evaluate, supernet, weights)
 
 
 def pose(spec: StudySpec, folder: Path) -> Problem:

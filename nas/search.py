@@ -153,7 +153,7 @@ def _run_batch(
             yield trial
         else:
             waiting[number] = trial
-    jobs = [Job(n, trial.architecture, _seed(problem, n), "search") for n, trial in waiting.items()]
+    jobs = [Job(n, trial.architecture, "search") for n, trial in waiting.items()]
     for number, evaluation in score(jobs):
         yield replace(waiting[number], accuracy=asdict(evaluation.accuracy), finished_at=datetime.now())
 
@@ -175,11 +175,6 @@ def _admitted(problem: Problem, number: int, proposal: Proposal, seen: set[str])
     )
 
 
-def _seed(problem: Problem, number: int) -> int:
-    """A trial's own seed, a function of the study's seed and the trial's number."""
-    return int(np.random.SeedSequence((problem.spec.search.seed, 2, number)).generate_state(1)[0])
-
-
 def _show(update: Update, problem: Problem, trials: dict[int, Trial]) -> None:
     search = problem.spec.search
     chosen = front(list(trials.values()), problem.goal)
@@ -195,7 +190,7 @@ def _validate(problem: Problem, store: Store, study: str, score: Scorer, narrato
     known = store.validations(study)
     chosen = front(store.trials(study), problem.goal)
     jobs = [
-        Job(t.number, t.architecture, _seed(problem, t.number), "val")
+        Job(t.number, t.architecture, "val")
         for t in chosen
         if t.number not in known
     ]
@@ -220,7 +215,7 @@ def _scoring(
             if jobs and not ready:
                 trained = _train(problem, store.folder, narrator)
                 store.set_supernet(study, trained.path)
-                evaluator = problem.evaluator(trained.supernet)
+                evaluator = problem.evaluator(trained.supernet, trained.identity)
                 ready.append(stack.enter_context(scorer(evaluator, workers)))
             return ready[0](jobs) if jobs else iter(())
 

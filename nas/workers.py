@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One candidate to score. The seed is the trial's own, so the result does not depend on who scores it.
+    """One candidate to score. Scoring is not random, so the result does not depend on who does it.
 
     images: "search", or "val" once the selection is over.
     """
 
     number: int
     architecture: Architecture
-    seed: int
     images: str
 
 
@@ -35,6 +34,6 @@ def scorer(evaluator: Evaluator, workers: int) -> Iterator[Scorer]:
 
     def in_this_process(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
         for job in jobs:
-            yield job.number, evaluator.evaluate(job.architecture, job.seed, images=job.images)
+            yield job.number, evaluator.evaluate(job.architecture, job.images)
 
     yield in_this_process

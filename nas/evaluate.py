@@ -1,0 +1,80 @@
+"""Scoring a candidate: extract, re-estimate BatchNorm, fold, calibrate, quantize, count right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.accuracy import Accuracy, ImageSet, measure
+from nas.data.bundle import DataBundle, ImageSource
+from nas.quantize import Prepared, prepare
+from nas.spec import EvaluateSpec
+from search_spaces.architecture import Architecture
+from search_spaces.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One-shot quantized accuracy of one architecture."""
+
+    architecture: Architecture
+    accuracy: Accuracy
+
+
+class Evaluator:
+    """Scores architectures with the weights of one supernet on one data set.
+
+    All candidates see the same training images for BatchNorm statistics and ranges (the first of one shuffled order)
+    and the same search images: differences between candidates are differences between networks. Nothing is random
+    and nothing is kept between candidates. data, weights: identities that calibrations carry.
+    """
+
+    def __init__(self, bundle: DataBundle, spec: EvaluateSpec, supernet: Supernet, weights: str = "") -> None:
+        self.bundle, self.spec, self.supernet, self.weights = bundle, spec, supernet, weights
+
+    def evaluate(self, arch: Architecture, images: ImageSet = "search") -> Evaluation:
+        """Quantized one-shot top-1 on the search images, or on the validation images once the selection is over."""
+        return Evaluation(arch, self.score(self.prepare(arch), arch, images))
+
+    def prepare(self, arch: Architecture) -> Prepared:
+        """The network of `arch` as it is scored and exported: calibrated, folded, quantized."""
+        return prepare(
+            self.supernet.subnet(arch),
+            arch,
+            self._training_batches(self.spec.bn_images, arch.resolution),
+            self._training_batches(self.spec.calibration_images, arch.resolution),
+            data=self.bundle.identity,
+            weights=self.weights,
+        )
+
+    def score(self, prepared: Prepared, arch: Architecture, images: ImageSet) -> Accuracy:
+        """Top-1 of a prepared network."""
+        source = self.bundle.search if images == "search" else self.bundle.val
+        count = min(self.spec.search_images, len(source)) if images == "search" else len(source)
+        batches = _batches(source, np.arange(count), arch.resolution, self.spec.batch_size)
+        return measure(prepared.quantized, batches, "one-shot", images)
+
+    def _training_batches(self, count: int, resolution: int) -> Iterator[Tensor]:
+        rows = self._training_order[:count]
+        for images, _ in _batches(self.bundle.train, rows, resolution, self.spec.batch_size):
+            yield images
+
+    @cached_property
+    def _training_order(self) -> np.ndarray:
+        """A fixed shuffled order of the training images."""
+        return np.random.default_rng(0).permutation(len(self.bundle.train))
+
+
+def _batches(
+    source: ImageSource, rows: np.ndarray, resolution: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    labels = torch.from_numpy(source.labels[rows])
+    for start in range(0, len(rows), batch_size):
+        part = slice(start, start + batch_size)
+        images = source.batch(rows[part], resolution).contiguous(memory_format=torch.channels_last)
+        yield images, labels[part]
