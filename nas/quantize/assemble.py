@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 from nas.accuracy import recalibrate_batchnorm
 from nas.bits import bits_at
 from nas.quantize.calibration import Calibration
-from nas.quantize.graph import INPUT, Point, quantization_points, trace, weighted_layers
-from nas.quantize.grid import ActivationGrid, Quantizer, WeightGrid, activation_grid, weight_grid
+from nas.quantize.graph import INPUT, Point, quantization_points, tensors_read, trace, weighted_layers
+from nas.quantize.grid import ActivationGrid, LayerGrid, Quantizer, activation_grid, layer_grid
 from nas.quantize.ranges import find_ranges
 from search_spaces.architecture import Architecture
 from search_spaces.network import MetaFormerNet, fold_
@@ -27,17 +27,17 @@ class QuantizedNetwork(nn.Module):
     """The folded network with every weight on its grid and a quantizer behind every tensor that is written.
 
     For inference; images [batch, channels, height, width] to float logits [batch, num_classes].
-    weight_grids: by path of the layer. activation_grids: by name of the tensor (`nas.quantize.graph.Point`).
+    layer_grids: by path of the layer. activation_grids: by name of the tensor (`nas.quantize.graph.Point`).
     """
 
     def __init__(
         self,
         body: fx.GraphModule,
-        weight_grids: dict[str, WeightGrid],
+        layer_grids: dict[str, LayerGrid],
         activation_grids: dict[str, ActivationGrid],
     ) -> None:
         super().__init__()
-        self.body, self.weight_grids, self.activation_grids = body, weight_grids, activation_grids
+        self.body, self.layer_grids, self.activation_grids = body, layer_grids, activation_grids
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x.contiguous(memory_format=torch.channels_last))
@@ -126,30 +126,36 @@ def _quantize(
 ) -> QuantizedNetwork:
     """The quantized network around `graph`, which it takes over; `folded` is not changed."""
     modules: dict[str, nn.Module] = dict(folded.named_modules())
-    weight_grids: dict[str, WeightGrid] = {}
-    for path, layer in weighted_layers(folded).items():
-        weight_grids[path] = weight_grid(layer.weight, bits_at(path, "", arch)[0])
-        modules[path] = _rounded(layer, weight_grids[path])
-    activation_grids: dict[str, ActivationGrid] = {}
+    layers = weighted_layers(folded)
+    read = tensors_read(folded, graph, points)
+    activation_grids = {point.name: activation_grid(*ranges[point.name], point.bits) for point in points}
+    layer_grids = {}
+    for path, layer in layers.items():
+        assert layer.bias is not None
+        bits, _ = bits_at(path, "", arch)
+        input_scale = activation_grids[read[path]].scale
+        layer_grids[path] = layer_grid(layer.weight, layer.bias, bits, input_scale)
+        modules[path] = _rounded(layer, layer_grids[path])
     for point in points:
-        grid = activation_grid(*ranges[point.name], point.bits)
-        activation_grids[point.name] = grid
         name = "quantizers." + point.name.replace(".", "_")
-        modules[name] = Quantizer(grid, owns_input=point.name != INPUT)
+        modules[name] = Quantizer(activation_grids[point.name], owns_input=point.name != INPUT)
         with graph.inserting_after(point.node):
             quantizer = graph.call_module(name, (point.node,))
         point.node.replace_all_uses_with(quantizer)
         quantizer.args = (point.node,)  # its own input was replaced too
     body = fx.GraphModule(modules, graph, "Quantized")
-    return QuantizedNetwork(body, weight_grids, activation_grids).eval()
+    return QuantizedNetwork(body, layer_grids, activation_grids).eval()
 
 
-def _rounded(layer: nn.Conv2d | nn.Linear, grid: WeightGrid) -> nn.Module:
-    """A copy of `layer` with its weight on the grid; the bias is shared."""
+def _rounded(layer: nn.Conv2d | nn.Linear, grid: LayerGrid) -> nn.Module:
+    """A copy of `layer` with weight and bias on their grids."""
     rounded = copy.copy(layer)
-    rounded._parameters = dict(layer._parameters)
-    values = grid.values(grid.codes(layer.weight))
-    if values.dim() == 4:
-        values = values.contiguous(memory_format=torch.channels_last)
-    rounded.weight = nn.Parameter(values, requires_grad=False)
+    assert layer.bias is not None
+    weight = grid.values(grid.codes(layer.weight))
+    if weight.dim() == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    bias = grid.bias_codes(layer.bias).float() * grid.bias_scale
+    rounded._parameters = {
+        name: nn.Parameter(value, False) for name, value in (("weight", weight), ("bias", bias))
+    }
     return rounded

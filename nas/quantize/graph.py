@@ -99,6 +99,31 @@ def quantization_points(network: nn.Module, graph: fx.Graph, arch: Architecture)
     return points
 
 
+def tensors_read(network: nn.Module, graph: fx.Graph, points: list[Point]) -> dict[str, str]:
+    """Path of each weighted layer -> name of the quantized tensor that it reads, through views.
+
+    Raises ValueError when a layer reads something that is not on the grid of one tensor.
+    """
+    modules = dict(network.named_modules())
+    names = {point.node: point.name for point in points}
+    found = {}
+    for node in graph.nodes:
+        if node.op == "call_module" and isinstance(modules[str(node.target)], _WEIGHTED):
+            source = node.all_input_nodes[0]
+            while source not in names:
+                if not _is_view(source, modules):
+                    raise ValueError(f"the layer {node.target} reads {source}, which is on no grid")
+                source = source.all_input_nodes[0]
+            found[str(node.target)] = names[source]
+    return found
+
+
+def _is_view(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], _VIEW_MODULES)
+    return node.target in (_VIEW_METHODS if node.op == "call_method" else _VIEW_FUNCTIONS)
+
+
 def _is_tensor(node: fx.Node, tensors: set[fx.Node]) -> bool:
     """Shapes and the numbers computed from them are nodes too; they are what does not come from a tensor."""
     if node.op == "placeholder":
@@ -112,25 +137,17 @@ def _writes(node: fx.Node, modules: dict[str, nn.Module], tensors: set[fx.Node])
     """Whether `node` computes a tensor, rather than viewing another one. Raises ValueError when unknown."""
     if node.op == "placeholder":
         return True
+    if _is_view(node, modules):
+        return False
     if node.op == "call_module":
         module = modules[str(node.target)]
-        if isinstance(module, _VIEW_MODULES):
-            return False
         if isinstance(module, _WRITING_MODULES):
             return True
         raise ValueError(f"no quantization rule for the layer {type(module).__name__} at {node.target}")
-    if node.op == "call_method":
-        if node.target in _VIEW_METHODS:
-            return False
-        if node.target in _WRITING_METHODS:
-            return True
-    if node.op == "call_function":
-        if node.target in _VIEW_FUNCTIONS:
-            return False
-        if node.target in _ARITHMETIC:
-            return all(isinstance(source, fx.Node) and source in tensors for source in node.args)
-        if node.target is torch.cat:
-            return True
+    if node.target is torch.cat or node.target in _WRITING_METHODS:
+        return True
+    if node.target in _ARITHMETIC:
+        return all(isinstance(source, fx.Node) and source in tensors for source in node.args)
     raise ValueError(f"no quantization rule for {node.target} in {_names(node)[0] or 'the network'}")
 
 
@@ -154,12 +171,7 @@ def _fused(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 def _feeds_output(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether `node` is what the network returns, views aside."""
     return any(
-        reader.op == "output"
-        or (
-            reader.op == "call_module"
-            and isinstance(modules[str(reader.target)], _VIEW_MODULES)
-            and _feeds_output(reader, modules)
-        )
+        reader.op == "output" or (_is_view(reader, modules) and _feeds_output(reader, modules))
         for reader in node.users
     )
 

@@ -35,11 +35,17 @@ class ActivationGrid:
 
 
 @dataclass(frozen=True)
-class WeightGrid:
-    """One symmetric grid per output channel, zero point 0. scale: [out_channels]."""
+class LayerGrid:
+    """Grids of a convolution or linear layer: symmetric, one per output channel, zero point 0.
+
+    scale: of the weight, [out_channels]. bits: of the weight. input_scale: of the tensor that the layer
+    reads. The bias is a 32-bit integer in units of input_scale * scale, as accelerators add it to the
+    accumulator.
+    """
 
     scale: Tensor
     bits: int
+    input_scale: float
 
     def codes(self, weight: Tensor) -> Tensor:
         """Integer codes of `weight` [out_channels, ...]: int8 in [-8, 7] or [-128, 127], or int16."""
@@ -50,8 +56,17 @@ class WeightGrid:
         )
 
     def values(self, codes: Tensor) -> Tensor:
-        """What the codes stand for, float32."""
+        """What weight codes stand for, float32."""
         return codes.float() * self.scale.view(-1, *[1] * (codes.dim() - 1))
+
+    @property
+    def bias_scale(self) -> Tensor:
+        """[out_channels]."""
+        return self.scale * self.input_scale
+
+    def bias_codes(self, bias: Tensor) -> Tensor:
+        """Integer codes of `bias` [out_channels] as int32."""
+        return (bias / self.bias_scale).round_().to(torch.int32)
 
 
 class Quantizer(nn.Module):
@@ -104,8 +119,19 @@ def clipped_range(low: float, high: float, samples: Tensor, bits: int) -> tuple[
     return low * clip, high * clip
 
 
-def weight_grid(weight: Tensor, bits: int) -> WeightGrid:
-    """Grids for `weight` [out_channels, ...], one per output channel.
+def layer_grid(weight: Tensor, bias: Tensor, bits: int, input_scale: float) -> LayerGrid:
+    """Grids of a layer with `weight` [out_channels, ...] and `bias` [out_channels] that reads a tensor of
+    this scale.
+
+    A channel whose weights are too small for its bias to fit 32 bits gets a coarser grid. Raises ValueError
+    as `weight_scale` does.
+    """
+    needed = bias.abs() / (input_scale * 2.0**30)
+    return LayerGrid(torch.maximum(weight_scale(weight, bits), needed), bits, input_scale)
+
+
+def weight_scale(weight: Tensor, bits: int) -> Tensor:
+    """Scales [out_channels] for `weight` [out_channels, ...].
 
     8 and 16 bits: the largest magnitude gets the largest code. 4 bits: the clipping with the least squared
     error, as with so few codes rounding costs more than clipping. Raises ValueError for other bits.
@@ -114,9 +140,9 @@ def weight_grid(weight: Tensor, bits: int) -> WeightGrid:
         raise ValueError(f"weights have 4, 8 or 16 bits, but got {bits}")
     flat = weight.detach().flatten(1)
     top = 2 ** (bits - 1)
-    full = (flat.abs().amax(1) / (top - 1)).clamp_min_(torch.finfo(torch.float32).tiny * 2**16)
+    full = (flat.abs().amax(1) / (top - 1)).clamp_min_(1e-20)
     if bits != 4:
-        return WeightGrid(full, bits)
+        return full
     best, best_error = full, torch.full_like(full, float("inf"))
     for clip in _CLIPS_4_BIT:
         scale = full * clip
@@ -124,7 +150,7 @@ def weight_grid(weight: Tensor, bits: int) -> WeightGrid:
         error = rounded.sub_(flat).square_().sum(1)
         better = error < best_error
         best, best_error = torch.where(better, scale, best), torch.where(better, error, best_error)
-    return WeightGrid(best, bits)
+    return best
 
 
 def _float32(value: float) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from nas.quantize.grid import Quantizer, activation_grid, clipped_range, weight_grid
+from nas.quantize.grid import Quantizer, activation_grid, clipped_range, layer_grid
 
 
 @given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.sampled_from([8, 16]))
@@ -61,7 +61,7 @@ def test_weight_codes_are_in_range_and_near_the_weights(bits: int) -> None:
     weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * torch.logspace(
         -3, 1, 16
     ).view(-1, 1, 1, 1)
-    grid = weight_grid(weight, bits)
+    grid = layer_grid(weight, torch.zeros(16), bits, 0.1)
     codes = grid.codes(weight)
     assert codes.amin() >= -(2 ** (bits - 1))
     assert codes.amax() <= 2 ** (bits - 1) - 1
@@ -71,7 +71,7 @@ def test_weight_codes_are_in_range_and_near_the_weights(bits: int) -> None:
 
 def test_four_bit_clipping_is_the_best_of_a_finer_search() -> None:
     weight = torch.randn(8, 72, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    grid = weight_grid(weight.float(), 4)
+    grid = layer_grid(weight.float(), torch.zeros(8), 4, 0.1)
     error = (grid.values(grid.codes(weight.float())).double() - weight).square().sum(1)
     for channel, row in enumerate(weight.numpy()):
         scales = np.linspace(0.3, 1.0, 701) * np.abs(row).max() / 7
@@ -83,8 +83,18 @@ def test_four_bit_clipping_is_the_best_of_a_finer_search() -> None:
 
 def test_a_weight_channel_of_zeros_stays_zero() -> None:
     for bits in (4, 8):
-        grid = weight_grid(torch.zeros(2, 3), bits)
+        grid = layer_grid(torch.zeros(2, 3), torch.tensor([0.0, 100.0]), bits, 0.1)
         assert torch.equal(grid.values(grid.codes(torch.zeros(2, 3))), torch.zeros(2, 3))
+
+
+def test_a_bias_is_exact_to_half_a_unit_and_fits_32_bits() -> None:
+    weight, bias = torch.randn(8, 4), torch.randn(8)
+    weight[0], bias[1] = 0, 1e6  # a dead channel, and one whose bias outweighs it by far
+    grid = layer_grid(weight, bias, 8, 0.01)
+    codes = grid.bias_codes(bias)
+    assert codes.abs().amax() <= 2**30
+    torch.testing.assert_close(codes.double() * grid.bias_scale.double(), bias.double(), rtol=1e-6, atol=1e-3)
+    assert grid.scale[2:].equal(weight[2:].abs().amax(1) / 127)
 
 
 def test_ranges_are_clipped_where_that_lowers_the_error() -> None:
@@ -101,4 +111,4 @@ def test_other_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="8 or 16 bits, but got 4"):
         activation_grid(0, 1, 4)
     with pytest.raises(ValueError, match="4, 8 or 16 bits, but got 5"):
-        weight_grid(torch.ones(1, 1), 5)
+        layer_grid(torch.ones(1, 1), torch.ones(1), 5, 1.0)

@@ -40,7 +40,7 @@ def reference_rounding(
         return torch.from_numpy(((codes - grid.zero_point) * scale).astype(np.float32))
 
     def weight(path: str) -> Tensor:
-        grid = candidate.quantized.weight_grids[path]
+        grid = candidate.quantized.layer_grids[path]
         values = modules[path].weight.numpy()
         scale = grid.scale.numpy().reshape(-1, *[1] * (values.ndim - 1))
         limit = 2 ** (grid.bits - 1)
@@ -54,6 +54,9 @@ def test_a_network_equals_its_hand_written_evaluation(bits: str) -> None:
     candidate = prepared(small_architecture([("dwconv", 5)], bits, activation="gelu", stages=1))
     q, w = reference_rounding(candidate)
     bias = {path: module.bias for path, module in candidate.folded.named_modules() if hasattr(module, "bias")}
+    for path, grid in candidate.quantized.layer_grids.items():
+        unit = grid.scale * grid.input_scale
+        bias[path] = torch.round(bias[path] / unit) * unit
     block = "stages.0.blocks.0"
     x = q("input", random_images(16, seed=2))
     x = q("stem.conv1.conv", F.conv2d(x, w("stem.conv1.conv"), bias["stem.conv1.conv"], 2, 1))
@@ -77,7 +80,7 @@ def test_a_network_equals_its_hand_written_evaluation(bits: str) -> None:
 
 def test_bits_follow_the_policy_of_the_block() -> None:
     grids = prepared(small_architecture([("relu_linear", 0)], "w4a8")).quantized
-    weights = {path: grid.bits for path, grid in grids.weight_grids.items()}
+    weights = {path: grid.bits for path, grid in grids.layer_grids.items()}
     assert {path for path, bits in weights.items() if bits == 8} == {
         "stem.conv1.conv", "stages.1.downsample.conv", "head.fc",
     }  # fmt: skip
