@@ -1,8 +1,8 @@
 """Workload and target -> cost: time, energy, traffic and memory, group by group, with what bounds each.
 
-A part (a whole network, or a sub-block of one) is costed by itself, both with its weights resident on chip and with its
-weights streamed. A network is the sum over its parts (peak memory: the maximum) plus global terms: the share of weights
-that does not fit, the transfer to the host, the overhead per network.
+A part (a whole network, or a sub-block of one) is costed by itself, both with its weights resident on chip
+and with its weights streamed. A network is the sum over its parts (peak memory: the maximum) plus global
+terms: the share of weights that does not fit, the transfer to the host, the overhead per network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hw_models.workload import MATRIX_KINDS, Workload
 
 @dataclass(frozen=True, slots=True)
 class GroupCost:
-    """Cost of one fused group. Compute, on-chip transfer and dram transfer overlap: its time is the largest of them.
+    """Cost of one fused group. Compute and both kinds of transfer overlap: its time is the largest of them.
 
     matrix_s and vector_s also overlap: the vector unit works on what the array has finished.
     energy_j leaves out dram and static power, which depend on whether weights are streamed.
@@ -97,7 +97,7 @@ class PartCost:
         return max(compute_s, dram_seconds(group.dram_bytes(share), self.target)) + group.launch_s
 
     def rows(self, share: float, prefix: str = "") -> list[dict[str, Any]]:
-        """One row per group, with `share` of the weights streamed; latencies and energies add up to the part's.
+        """One row per group, `share` of the weights streamed; their latencies and energies add up.
 
         prefix: module path of the part, put before the names.
         """

@@ -1,8 +1,9 @@
 """Which ops run as one: groups that read their inputs and write their output once.
 
-A pointwise op (activation, arithmetic, per-channel scale) joins the group that made its newest input, when nobody else
-reads that input. Padding joins the convolution that reads it, and a per-channel scale the 1x1 convolution or linear
-layer behind it, into whose weights it folds. Groups never cross the boundary of the workload they are given.
+A pointwise op (activation, arithmetic, per-channel scale) joins the group that made its newest input, when
+nobody else reads that input. Padding joins the convolution that reads it, and a per-channel scale the 1x1
+convolution or linear layer behind it, into whose weights it folds. Groups never cross the boundary of the
+workload they are given.
 """
 
 from __future__ import annotations

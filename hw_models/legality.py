@@ -16,8 +16,8 @@ from hw_models.workload import MATRIX_KINDS, Op, Workload
 class Infeasible:
     """A demand that exceeds a bound of the device.
 
-    what: the demand in words, with the first op that makes it; value, bound: in `unit`; excess: how far beyond, > 0.
-    A thing that is simply not there (an op, a precision) has value 1, bound 0, unit "uses".
+    what: the demand in words, with the first op that makes it; value, bound: in `unit`; excess: how far
+    beyond, > 0. A thing that is simply not there (an op, a precision) has value 1, bound 0, unit "uses".
     """
 
     what: str
@@ -45,12 +45,12 @@ class Infeasible:
 
 
 def illegal_ops(workload: Workload, target: Target) -> list[Infeasible]:
-    """Everything in the workload that the device cannot run, each kind of demand once, at the op where it is worst."""
+    """What the device cannot run, each kind of demand once, at the op where it is worst."""
     return worst_of(violation for op in workload.ops for violation in _op_violations(workload, op, target))
 
 
 def worst_of(violations: Iterable[Infeasible]) -> list[Infeasible]:
-    """One violation per demand (the words before " at "), the one with the greatest excess; first come first."""
+    """One violation per demand (the words before " at "), the one with the greatest excess."""
     worst: dict[str, Infeasible] = {}
     for violation in violations:
         demand = violation.what.partition(" at ")[0]
@@ -102,7 +102,8 @@ def _op_violations(workload: Workload, op: Op, target: Target) -> Iterator[Infea
 
 
 def _group_violations(op: Op, target: Target) -> Iterator[Infeasible]:
-    assert op.window is not None and op.gemm is not None
+    assert op.window is not None
+    assert op.gemm is not None
     allowed = target.legality.depthwise_kernels
     if op.is_depthwise:
         for side in sorted(set(op.window.kernel) - {1}):

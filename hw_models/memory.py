@@ -1,9 +1,9 @@
 """What stays on chip, and how many bytes go to and from the memory behind it.
 
-One rule everywhere. A workload falls into segments at the places where a single tensor is alive. A tensor at such a
-place stays on chip iff it takes at most `boundary_fraction` of the bytes for activations. Inside a segment, all tensors
-up to some size stay: the largest size at which the fullest step still fits. Capacity is therefore a step, and a bigger
-memory never moves more bytes.
+One rule everywhere. A workload falls into segments at the places where a single tensor is alive. A tensor at
+such a place stays on chip iff it takes at most `boundary_fraction` of the bytes for activations. Inside a
+segment, all tensors up to some size stay: the largest size at which the fullest step still fits. Capacity is
+therefore a step, and a bigger memory never moves more bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from math import ceil
 
 from hw_models.fusion import Group
 from hw_models.target import Memory
-from hw_models.workload import Workload
+from hw_models.workload import MATRIX_KINDS, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Placement:
     """Where the activations of a workload live while it runs.
 
     onchip: indices of the tensors kept on chip.
-    peak_bytes: activations and buffered weights at the fullest step, were all activations kept on chip: what the
-        network asks for, whether the device has it or not.
+    peak_bytes: activations and buffered weights at the fullest step, were all activations kept on chip: what
+        the network asks for, whether the device has it or not.
     """
 
     onchip: frozenset[int]
@@ -47,8 +47,8 @@ def place(
 ) -> Placement:
     """Decide for every activation whether it stays on chip.
 
-    ends_in_dram: whether the workload's inputs come from, and its outputs go to, dram whatever their size (an image, a
-    result); otherwise they are boundary tensors like those between segments.
+    ends_in_dram: whether the workload's inputs come from, and its outputs go to, dram whatever their size (an
+    image, a result); otherwise they are boundary tensors like those between segments.
     """
     size = [tensor.size_bytes for tensor in workload.tensors]
     alive = _alive_steps(workload, groups)
@@ -93,7 +93,7 @@ def _alive_steps(workload: Workload, groups: Sequence[Group]) -> list[set[int]]:
 
 
 def _segments(workload: Workload, groups: Sequence[Group], alive: list[set[int]]) -> list[tuple[int, int]]:
-    """(first, one past last) group of each segment: cut where one tensor is all that lives between two groups."""
+    """(first, one past last) group of each segment, cut where a single tensor lives between two groups."""
     cuts = [0]
     for step in range(1, len(groups)):
         if len(alive[step - 1] & alive[step]) == 1:
@@ -120,32 +120,38 @@ def group_traffic(
 ) -> Traffic:
     """Bytes a group moves. passes: how often the array reads its input from on-chip memory.
 
-    A spilled input and weights that both exceed their buffers are tiled so that fewer bytes move: the input is read once
-    per buffer of weights, or the weights once per buffer of input.
+    When the spilled operand of a matrix op and its weights both exceed their buffers, they are tiled so that
+    fewer bytes move: the operand is read once per buffer of weights, or the weights once per buffer of it.
     """
     tensors = workload.tensors
     reads = _read_bytes(workload, group)
-    spilled_in = sum(count for index, count in reads.items() if index not in placement.onchip)
-    written = [tensors[index].size_bytes for index in group.outputs]
-    spilled_out = sum(
-        _bursts(tensors[i].size_bytes, memory) for i in group.outputs if i not in placement.onchip
-    )
+    operands = {
+        index
+        for position in group.ops
+        if workload.ops[position].kind in MATRIX_KINDS
+        for index in workload.ops[position].inputs
+    }
+    streamed = sum(reads[index] for index in reads if index in operands and index not in placement.onchip)
+    once = sum(reads[index] for index in reads if index not in operands and index not in placement.onchip)
+    spilled_out = sum(tensors[index].size_bytes for index in group.outputs if index not in placement.onchip)
     weights = sum(tensors[index].size_bytes for index in group.weights)
-    input_rounds = max(1, ceil(weights / memory.weight_buffer_bytes)) if spilled_in else 1
-    weight_rounds = max(1, ceil(spilled_in / memory.activation_bytes))
-    if spilled_in * input_rounds + weights <= spilled_in + weights * weight_rounds:
+    operand_rounds = max(1, ceil(weights / memory.weight_buffer_bytes)) if streamed else 1
+    weight_rounds = max(1, ceil(streamed / memory.activation_bytes))
+    if streamed * operand_rounds + weights <= streamed + weights * weight_rounds:
         weight_rounds = 1
     else:
-        input_rounds = 1
+        operand_rounds = 1
+    written = sum(tensors[index].size_bytes for index in group.outputs)
     return Traffic(
-        dram_activation_bytes=_bursts(spilled_in * input_rounds, memory) + spilled_out,
+        dram_activation_bytes=_bursts(streamed * operand_rounds + once, memory)
+        + _bursts(spilled_out, memory),
         dram_weight_bytes=_bursts(weights * weight_rounds, memory),
-        onchip_bytes=float(sum(reads.values()) * passes + sum(written) + weights * weight_rounds),
+        onchip_bytes=float(sum(reads.values()) * passes + written + weights * weight_rounds),
     )
 
 
 def _read_bytes(workload: Workload, group: Group) -> dict[int, int]:
-    """Bytes read of each activation from outside the group; two ops of a group that read the same tensor share it."""
+    """Bytes read of each activation from outside the group; ops of one group share what they read."""
     reads: dict[int, int] = {}
     for position in group.ops:
         op = workload.ops[position]

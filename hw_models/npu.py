@@ -15,8 +15,9 @@ IDEAL = 1e-30
 def systolic_cycles(m: int, n: int, k: int, rows: int, columns: int, dataflow: str) -> int:
     """Cycles of an m x k by k x n product on one systolic array, every tile filled and drained by itself.
 
-    m output positions, n output channels, k reduction length. The idealised mode of the matrix engine; the formulas of
-    SCALE-Sim's analytical mode (Samajdar et al., ISPASS 2020, Eq. 3 with the tile counts of Table 2).
+    m output positions, n output channels, k reduction length. The idealised mode of the matrix engine; the
+    formulas of SCALE-Sim's analytical mode (Samajdar et al., ISPASS 2020, Eq. 3 with the tile counts of Table
+    2).
     """
     if dataflow == "weight_stationary":
         return ceil(k / rows) * ceil(n / columns) * (2 * rows + columns + m - 2) - 1
@@ -30,7 +31,7 @@ def systolic_cycles(m: int, n: int, k: int, rows: int, columns: int, dataflow: s
 
 
 def matrix_precision(workload: Workload, op: Op) -> str:
-    """The pair of formats the multipliers see: "w4a8", "fp16", ... The narrower operand of a matmul counts as weights."""
+    """What the multipliers see: "w4a8", "fp16", ... The narrower of two activations is the weight."""
     operands = [workload.tensors[index] for index in (*op.inputs, *op.weights)]
     matrices = [tensor for tensor in operands if tensor.dtype != "int32"]
     dtypes = {tensor.dtype for tensor in matrices}
@@ -46,7 +47,7 @@ def matrix_precision(workload: Workload, op: Op) -> str:
 
 
 def matrix_seconds(op: Op, engine: MatrixEngine, precision: str) -> float:
-    """Time of a matrix op on all cores. A precision the engine lacks runs at the slowest rate it has (legality reports it)."""
+    """Time of a matrix op on all cores; a precision the engine lacks (illegal) at its slowest."""
     rate = engine.rates.get(precision, min(engine.rates.values()))
     return matrix_cycles(op, engine) / rate / engine.clock_hz
 
@@ -66,7 +67,7 @@ def matrix_cycles(op: Op, engine: MatrixEngine) -> float:
 def _block_diagonal(
     groups: int, n: int, k: int, taps: int, engine: MatrixEngine
 ) -> tuple[int, int, int, int]:
-    """Groups side by side on the diagonal of one weight tile, zeros elsewhere: (groups, n, k, taps) of the dense product."""
+    """(groups, n, k, taps) of the dense product with groups on the diagonal of a tile and zeros elsewhere."""
     rows_per_group = k if engine.reduction == "im2col" else k // taps
     side_by_side = max(1, min(groups, engine.rows // rows_per_group, engine.columns // n))
     return ceil(groups / side_by_side), n * side_by_side, k * side_by_side, taps
@@ -98,7 +99,7 @@ def _dense_cycles(groups: int, m: int, n: int, k: int, taps: int, engine: Matrix
 
 
 def _core_cycles(m: int, n: int, k: int, taps: int, engine: MatrixEngine) -> float:
-    """One product on one core. Stationary tiles follow each other; streaming one hides loading the next, if buffered."""
+    """One product on one core: stationary tiles one after the other, each loaded, then streamed through."""
     tiles_k = ceil(k / engine.rows) if engine.reduction == "im2col" else taps * ceil(k / taps / engine.rows)
     tiles_n = ceil(n / engine.columns)
     tiles_m = ceil(m / engine.positions)
@@ -119,7 +120,7 @@ def _divisors(number: int) -> tuple[int, ...]:
 
 
 def vector_elements(workload: Workload, op: Op) -> int:
-    """Elements the vector unit handles: what is read for reductions, window elements for pooling, else what is written."""
+    """Elements the vector unit handles: read for reductions, in windows for pooling, else written."""
     written = sum(workload.tensors[index].elements for index in op.outputs)
     if op.kind in MATRIX_KINDS:
         return 0

@@ -1,7 +1,7 @@
 """A device as data: frozen dataclasses, and the strict loader of the TOML files that describe devices.
 
-Every value in a file is a table `{ value = ..., source = "..." }`. A value that no document gives is an estimate, and
-its source then begins with "estimated" and says why. All values are in SI base units.
+Every value in a file is a table `{ value = ..., source = "..." }`. A value that no document gives is an
+estimate, and its source then begins with "estimated" and says why. All values are in SI base units.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _value(
     above: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field with the bounds the loader checks: low <= value <= high, value > above, value in choices."""
+    """A field with the bounds the loader checks: low <= value <= high, value > above, value in choices."""
     return field(metadata={"low": low, "high": high, "above": above, "choices": choices})
 
 
@@ -45,14 +45,14 @@ class MatrixEngine:
     """Cores of `rows` x `columns` multipliers each; rows hold the reduction, columns the output channels.
 
     positions: output positions one core computes side by side (1: a systolic or a plain dot-product array).
-    reduction: "channels" when a row takes one input channel and kernel taps follow each other in time, "im2col" when
-        rows take any part of kernel x channels.
+    reduction: "channels" when a row takes one input channel and kernel taps follow each other in time,
+        "im2col" when rows take any part of kernel x channels.
     tile_load_cycles: cycles to bring the next stationary tile into a core; hidden behind computing when
         double_buffered_tiles.
-    depthwise_channels, depthwise_taps: channels and kernel taps per cycle and core of a depthwise path; 0 when there is
-        none and depthwise convolution runs block-diagonally on the array.
-    rates: precision -> speed relative to one multiply-accumulate per multiplier and cycle; a precision that is not
-        listed cannot run.
+    depthwise_channels, depthwise_taps: channels and kernel taps per cycle and core of a depthwise path; 0
+        when there is none and depthwise convolution runs block-diagonally on the array.
+    rates: precision -> speed relative to one multiply-accumulate per multiplier and cycle; a precision that
+        is not listed cannot run.
     """
 
     cores: int = _value(low=1, high=1e5)
@@ -78,9 +78,9 @@ class MatrixEngine:
 class VectorUnit:
     """Everything that is not a matrix product. `lanes` elements of `lane_bits` bits go through at once.
 
-    cycles_per_element: op kind, or function of an op (which then wins over its kind), -> cycles one lane spends on an
-        element. Softmax, norms and reductions count input elements, pooling counts window elements, others output
-        elements.
+    cycles_per_element: op kind, or function of an op (which then wins over its kind), -> cycles one lane
+        spends on an element. Softmax, norms and reductions count input elements, pooling counts window
+        elements, others output elements.
     fused: functions that the output path of the matrix engine applies at full rate, at no cost.
     """
 
@@ -93,14 +93,14 @@ class VectorUnit:
 
 @dataclass(frozen=True)
 class Memory:
-    """On-chip memory, and the memory behind it ("dram": whatever weights and spilled activations stream from).
+    """On-chip memory, and "dram": whatever memory behind it weights and spilled activations stream from.
 
     activation_fraction: share of on-chip bytes that activations may take; the rest buffers weights.
-    boundary_fraction: a tensor between two segments of the network stays on chip iff it takes at most this share of
-        the bytes for activations.
-    resident_weight_bytes: on-chip bytes that may hold weights from one inference to the next; 0 when weights are always
-        streamed. residency: "whole" when a network that does not fit is streamed entirely, "partial" when only the
-        excess is. spill: whether activations may go to dram.
+    boundary_fraction: a tensor between two segments of the network stays on chip iff it takes at most this
+        share of the bytes for activations.
+    resident_weight_bytes: on-chip bytes that may hold weights from one inference to the next; 0 when weights
+        are always streamed. residency: "whole" when a network that does not fit is streamed entirely,
+        "partial" when only the excess is. spill: whether activations may go to dram.
     """
 
     onchip_bytes: int = _value(low=1, high=1e12)
@@ -140,7 +140,8 @@ class Energy:
 class Overhead:
     """What a network pays besides its ops. link_bytes_per_s: bus to the host; 0 when the memory is shared.
 
-    fusion: "pointwise" when the compiler joins pointwise ops to the op before them, "none" when every op is a launch.
+    fusion: "pointwise" when the compiler joins pointwise ops to the op before them, "none" when every op is a
+        launch.
     """
 
     launch_s: float = _value(low=0, high=1)
@@ -151,8 +152,10 @@ class Overhead:
 
 @dataclass(frozen=True)
 class Legality:
-    """What the device can run at all. unsupported: op kinds or functions it cannot; groups: "any", or "depthwise" when
-    a convolution has one group or as many as input channels. depthwise_kernels: sides allowed; empty for any side."""
+    """What the device can run at all. unsupported: op kinds or functions it cannot; groups: "any", or
+    "depthwise" when a convolution has one group or as many as input channels. depthwise_kernels: sides
+    allowed; empty for any side.
+    """
 
     max_kernel: int = _value(low=1, high=1e4)
     depthwise_kernels: tuple[int, ...] = _value(low=1, high=1e4)
@@ -199,8 +202,8 @@ def list_targets() -> list[str]:
 def load_target(name_or_path: str | Path) -> Target:
     """A device by its name, or from a TOML file (anything that ends in `.toml` or holds a slash is a file).
 
-    Raises TargetError when there is no such device or file, and when the file has a missing, unknown, duplicated or
-    impossible key.
+    Raises TargetError when there is no such device or file, and when the file has a missing, unknown,
+    duplicated or impossible key.
     """
     text = str(name_or_path)
     if text.endswith(".toml") or "/" in text:
@@ -233,7 +236,8 @@ def _toml_problem(path: Path, error: tomllib.TOMLDecodeError) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
     shown = f": {lines[line - 1].strip()!r}" if line and line <= len(lines) else ""
     duplicated = "overwrite" in str(error) or "twice" in str(error) or "Duplicate" in str(error)
-    return f"{'a key is given twice' if duplicated else 'not valid TOML'} ({error}){shown}; keep one valid line per key"
+    problem = "a key is given twice" if duplicated else "not valid TOML"
+    return f"{problem} ({error}){shown}; keep one valid line per key"
 
 
 def parse_target(data: Mapping[str, Any], name: str, file: str = "") -> Target:

@@ -1,7 +1,7 @@
 """What a network asks of a device: tensors, the ops that make and read them, and the graph they form.
 
-A workload is traced once without number formats (`Tensor.dtype` is empty) and then given them by the one function
-that maps a bit policy (`nas.bits`). Nothing here knows torch, a device or a search space.
+A workload is traced once without number formats (`Tensor.dtype` is empty) and then given them by the one
+function that maps a bit policy (`nas.bits`). Nothing here knows torch, a device or a search space.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class WorkloadError(ValueError):
 class Tensor:
     """A value of the graph.
 
-    shape: sizes of the axes; convolutional maps are [batch, channels, height, width], tokens [batch, tokens, channels].
+    shape: sizes of the axes; convolutional maps are [batch, channels, height, width], tokens [batch, tokens,
+        channels].
     dtype: a key of `DTYPE_BITS`, or "" as long as no bit policy has been put on.
     constant: trained weight or folded constant, known before the first input arrives.
     role: what the network's author calls the value where that decides its bits ("accumulator"), else "".
@@ -101,8 +102,10 @@ class Op:
     module: module path without that suffix.
     kind: a key of `OP_KINDS`; function: which activation, arithmetic, reduction or pooling it is.
     inputs, outputs: indices into `Workload.tensors`; weights: indices of the constant operands.
-    reads: elements of each input that are actually read (a slice reads less, a broadcast no more than the tensor).
-    gemm: (groups, m, n, k) of a matrix op: per group, m output positions, n output channels, reduction length k.
+    reads: elements of each input that are actually read (a slice reads less, a broadcast no more than the
+        tensor).
+    gemm: (groups, m, n, k) of a matrix op: per group, m output positions, n output channels, reduction length
+        k.
     extent: for softmax, norm and reduce, the number of elements reduced together; else 1.
     """
 
@@ -151,7 +154,8 @@ class Op:
 
     @property
     def _group_inputs(self) -> int:
-        assert self.gemm is not None and self.window is not None
+        assert self.gemm is not None
+        assert self.window is not None
         return self.gemm[3] // prod(self.window.kernel)
 
 
@@ -180,7 +184,8 @@ class Workload:
             for index in (*op.inputs, *op.weights):
                 if index not in made:
                     raise WorkloadError(
-                        f"op {op.name!r} of {self.name!r} reads {self.tensors[index].name!r} before it is made"
+                        f"op {op.name!r} of {self.name!r} reads "
+                        f"{self.tensors[index].name!r} before it is made"
                     )
             made.update(op.outputs)
 

@@ -1,4 +1,4 @@
-"""What each aten op is to a device: which are free, which make constants, and the kind and sizes of all others.
+"""What each aten op is to a device: free, a constant, or of some kind and size.
 
 Tables one can read: an op that is in none of them is unknown, and tracing says so with its name.
 """
@@ -14,18 +14,27 @@ from torch import Tensor
 
 from hw_models.workload import Window
 
-FREE_OPS = frozenset(
-    # Another view of the same bytes. A copy that a view makes necessary shows up as `clone` or `copy_`.
-    """alias as_strided chunk detach diagonal expand expand_as lift_fresh narrow permute reshape select slice
-    split split_with_sizes squeeze t transpose unbind unfold unsafe_chunk unsafe_split unsafe_split_with_sizes
-    unsqueeze view view_as_real _reshape_alias _unsafe_view movedim""".split()
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Another view of the same bytes. A copy that a view makes necessary shows up as `clone` or `copy_`.
+FREE_OPS = _names(
+    """
+    alias as_strided chunk detach diagonal expand expand_as lift_fresh narrow permute reshape select
+    slice split split_with_sizes squeeze t transpose unbind unfold unsafe_chunk unsafe_split
+    unsafe_split_with_sizes unsqueeze view view_as_real _reshape_alias _unsafe_view movedim
+    """
 )
 
-CONSTANT_OPS = frozenset(
-    # Results that do not depend on the input image.
-    """arange empty empty_like empty_strided eye fill full full_like linspace new_empty new_full new_ones new_zeros
-    ones ones_like scalar_tensor zero zeros zeros_like zeros_permuted empty_permuted
-    tril_indices triu_indices""".split()
+# Results that do not depend on the input image.
+CONSTANT_OPS = _names(
+    """
+    arange empty empty_like empty_strided eye fill full full_like linspace new_empty new_full
+    new_ones new_zeros ones ones_like scalar_tensor zero zeros zeros_like zeros_permuted
+    empty_permuted tril_indices triu_indices
+    """
 )
 
 ACTIVATIONS: Mapping[str, str] = {
@@ -74,9 +83,8 @@ ARITHMETIC: Mapping[str, str] = {
     "masked_fill": "select",
     "lerp": "lerp",
     "addcmul": "addcmul",
-    **dict.fromkeys(
-        "eq ne lt le gt ge bitwise_not bitwise_and bitwise_or logical_not logical_and".split(), "compare"
-    ),
+    **dict.fromkeys(_names("eq ne lt le gt ge"), "compare"),
+    **dict.fromkeys(_names("bitwise_not bitwise_and bitwise_or logical_not logical_and"), "compare"),
 }
 """aten name -> function name of an "elementwise" op."""
 
@@ -124,10 +132,12 @@ COPIES: Mapping[str, str] = {
 }
 """aten name -> function name of a "copy" op."""
 
-GATHERS = frozenset("index index_select gather embedding take_along_dim masked_select".split())
-RESIZES = frozenset(
-    """upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-    _upsample_nearest_exact2d grid_sampler_2d""".split()
+GATHERS = frozenset(["index", "index_select", "gather", "embedding", "take_along_dim", "masked_select"])
+RESIZES = _names(
+    """
+    upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa
+    _upsample_bicubic2d_aa _upsample_nearest_exact2d grid_sampler_2d
+    """
 )
 ALIASES: Mapping[str, str] = {"_to_copy": "clone", "contiguous": "clone"}
 MATRIX_OPS = frozenset({"convolution", "_convolution", "mm", "addmm", "bmm", "baddbmm"})
@@ -253,6 +263,8 @@ def _pool_window(args: tuple[Any, ...]) -> Window:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    """(height, width) of a size that torch may also give as one number; one axis of a 1-d convolution is the width."""
+    """(height, width) of a size that torch may also give as one number; one axis of a 1-d convolution is the
+    width.
+    """
     values = (value, value) if isinstance(value, int) else tuple(value)
     return (int(values[0]), int(values[1])) if len(values) == 2 else (1, int(values[0]))

@@ -1,20 +1,22 @@
 """The only place that decides how many bits a tensor has: (network, bit policy) -> number formats.
 
-A searched network has one policy per block (`BlockBits`); stem, downsampling and head are always w8a8. Tensors with the
-role "accumulator" (products whose range 8 bits do not hold) always have 16-bit activations. The quantizer asks
-`bits_at`, the cost model puts whole workloads through `put_precision`: both follow the same rules.
+A searched network has one policy per block (`BlockBits`); stem, downsampling and head are always w8a8.
+Tensors with the role "accumulator" (products whose range 8 bits do not hold) always have 16-bit activations.
+The quantizer asks `bits_at`, the cost model puts whole workloads through `put_precision`: both follow the
+same rules.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from hw_models.workload import MATRIX_KINDS, Workload
 from search_spaces.architecture import Architecture, BlockBits
 
 FIXED_BITS = BlockBits(8, 8)
-"""Policy of everything outside the blocks: the first and last layers lose most by fewer bits and cost least."""
+"""Policy of everything outside the blocks: the first and last layers lose most by fewer bits and cost
+least.
+"""
 
 ROLES = ("", "accumulator")
 FLOAT_PRECISIONS = ("fp32", "fp16")
@@ -25,7 +27,8 @@ _BLOCK_PATH = re.compile(r"stages\.(\d+)\.blocks\.(\d+)(\.|$)")
 
 
 def block_bits(path: str, arch: Architecture) -> BlockBits:
-    """Policy of the block that the module path (`stages.1.blocks.0.mlp.fc1`) lies in; FIXED_BITS outside the blocks.
+    """Policy of the block that the module path (`stages.1.blocks.0.mlp.fc1`) lies in; FIXED_BITS outside the
+    blocks.
 
     Raises ValueError when the path names a block that `arch` does not have.
     """
@@ -39,7 +42,9 @@ def block_bits(path: str, arch: Architecture) -> BlockBits:
 
 
 def apply_role(role: str, bits: BlockBits) -> BlockBits:
-    """The policy of one op of a block: an "accumulator" writes 16-bit activations whatever the block's policy is."""
+    """The policy of one op of a block: an "accumulator" writes 16-bit activations whatever the block's policy
+    is.
+    """
     if role not in ROLES:
         raise ValueError(f"unknown tensor role {role!r}; known: {', '.join(repr(known) for known in ROLES)}")
     return BlockBits(bits.weights, 16) if role == "accumulator" else bits
@@ -52,7 +57,9 @@ def bits_at(path: str, role: str, arch: Architecture) -> tuple[int, int]:
 
 
 def part_precisions(part_names: list[str], arch: Architecture) -> list[tuple[str, int]]:
-    """Per part of a network, in order of execution: (its precision such as "w4a8", bits of the activations it reads)."""
+    """Per part of a network, in order of execution: (its precision such as "w4a8", bits of the activations it
+    reads).
+    """
     out, input_bits = [], FIXED_BITS.activations
     for name in part_names:
         bits = block_bits(name, arch)
@@ -64,10 +71,10 @@ def part_precisions(part_names: list[str], arch: Architecture) -> list[tuple[str
 def put_precision(workload: Workload, precision: str, input_bits: int | None = None) -> Workload:
     """The workload with a number format on every tensor.
 
-    precision: "fp32", "fp16" or a bit policy such as "w4a8"; input_bits: bits of the activations that come in, where
-    another part wrote them (default: as this part's own).
-    Vectors of constants (biases, per-channel scales) have 32 bits in an integer precision: accelerators add them to
-    the accumulator. Raises ValueError for an unknown precision.
+    precision: "fp32", "fp16" or a bit policy such as "w4a8"; input_bits: bits of the activations that come
+    in, where another part wrote them (default: as this part's own).
+    Vectors of constants (biases, per-channel scales) have 32 bits in an integer precision: accelerators add
+    them to the accumulator. Raises ValueError for an unknown precision.
     """
     if precision in FLOAT_PRECISIONS:
         return workload.with_dtypes(dict.fromkeys(range(len(workload.tensors)), precision))
@@ -84,8 +91,10 @@ def put_precision(workload: Workload, precision: str, input_bits: int | None = N
     return workload.with_dtypes(dtypes | _constant_dtypes(workload, bits))
 
 
-def _constant_dtypes(workload: Workload, bits: BlockBits) -> Mapping[int, str]:
-    """Matrix operands at the weights' bits, vectors at 32, all other constants (position embeddings) as activations."""
+def _constant_dtypes(workload: Workload, bits: BlockBits) -> dict[int, str]:
+    """Matrix operands at the weights' bits, vectors at 32, all other constants (position embeddings) as
+    activations.
+    """
     dtypes: dict[int, str] = {}
     for op in workload.ops:
         for index in op.weights:

@@ -66,7 +66,9 @@ def part_costs(
     batch: int = 1,
     precision: str | None = None,
 ) -> list[PartCost]:
-    """Cost of every part, remembered by (part, precision, incoming bits, place at an end of the network, target)."""
+    """Cost of every part, remembered by (part, precision, incoming bits, place at an end of the network,
+    target).
+    """
     if precision is None:
         precisions = part_precisions([part.name for part in network], arch)
     else:
@@ -95,7 +97,9 @@ def _part_cost(
 
 
 def part_workload(part: NetworkPart, batch: int = 1) -> Workload:
-    """The traced workload of a part, without number formats; each distinct part is traced once per process."""
+    """The traced workload of a part, without number formats; each distinct part is traced once per
+    process.
+    """
     key = (part.spec, batch)
     if key not in _workloads:
         with torch.device("meta"):
@@ -114,9 +118,7 @@ def target_warnings(target: Target) -> list[str]:
     guesses = sum(source.startswith("estimated") for source in target.sources.values())
     if not guesses:
         return []
-    return [
-        f"{guesses} of {len(target.sources)} values of target {target.name} are estimates; see its file for reasons"
-    ]
+    return [f"{guesses} of {len(target.sources)} values of target {target.name} are estimates"]
 
 
 def cost_model(
@@ -129,10 +131,11 @@ def cost_model(
     """Cost of a timm model by name, or of an exported folder.
 
     input_size: side of the square image in pixels, default the model's own.
-    precision: one of `nas.bits.PRECISIONS`; default w8a8 for timm models and the network's own bits for a folder.
+    precision: one of `nas.bits.PRECISIONS`; default w8a8 for timm models and the network's own bits for a
+        folder.
     batch: images per inference; all figures are for the whole batch.
-    Raises UsageError for an unknown model, a folder without a usable config.json, an impossible size, precision or
-    batch, and for a model that cannot be traced.
+    Raises UsageError for an unknown model, a folder without a usable config.json, an impossible size,
+    precision or batch, and for a model that cannot be traced.
     """
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
@@ -194,7 +197,9 @@ def _cost_timm(name: str, target: Target, input_size: int | None, precision: str
 
 @lru_cache(maxsize=256)
 def timm_workload(name: str, input_size: int | None = None, batch: int = 1) -> Workload:
-    """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as `trace_module`."""
+    """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as
+    `trace_module`.
+    """
     model = _timm_model(name, input_size)
     channels, height, width = model.default_cfg["input_size"]  # type: ignore[index,misc]
     if input_size is not None:
@@ -221,10 +226,12 @@ def _timm_model(name: str, input_size: int | None) -> nn.Module:
 
 
 def cost_csv(models: str | Path, target: Target, out: str | Path | None = None) -> list[dict[str, Any]]:
-    """Cost of many models: a CSV with columns model, input_size, precision (the last two may be empty) to a CSV.
+    """Cost of many models: a CSV with columns model, input_size, precision (the last two may be empty) to a
+    CSV.
 
-    Returns one dict per row: the three columns, the figures of CSV_FIGURES, `violations` and `error`; a model that
-    cannot be costed has empty figures and says why in `error`. Writes the same to `out`, whole or not at all.
+    Returns one dict per row: the three columns, the figures of CSV_FIGURES, `violations` and `error`; a model
+    that cannot be costed has empty figures and says why in `error`. Writes the same to `out`, whole or not at
+    all.
     Raises UsageError when the file cannot be read or its columns are wrong.
     """
     rows = [_cost_row(row, target) for row in _read_models(Path(models))]
@@ -248,8 +255,9 @@ def _read_models(path: Path) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             columns = [column.strip() for column in reader.fieldnames or ()]
             if missing := [column for column in CSV_COLUMNS if column not in columns]:
+                needed = ", ".join(CSV_COLUMNS)
                 raise UsageError(
-                    f"{path}: missing column {', '.join(missing)}; the first line must be {','.join(CSV_COLUMNS)}"
+                    f"{path}: missing column {', '.join(missing)}; the first line needs {needed}"
                 )
             reader.fieldnames = columns
             return [{column: (row[column] or "").strip() for column in CSV_COLUMNS} for row in reader]

@@ -1,8 +1,9 @@
 """Any `nn.Module` on the meta device -> `Workload` without number formats.
 
-Ops are caught at aten level, so nothing has to be declared by the network's author. A tensor is a storage: views are
-free and never appear. Image-like inputs are traced in channels-last memory order, the order in which accelerators
-keep feature maps; a copy then appears exactly where data really has to change its order, and nowhere else.
+Ops are caught at aten level, so nothing has to be declared by the network's author. A tensor is a storage:
+views are free and never appear. Image-like inputs are traced in channels-last memory order, the order in
+which accelerators keep feature maps; a copy then appears exactly where data really has to change its order,
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def trace_module(module: nn.Module, input_shapes: Sequence[Sequence[int]], name:
 
     input_shapes: one shape per positional argument of `forward`, batch included.
     The module is not changed; it is traced in evaluation mode, on a copy when its parameters are not on meta.
-    Raises TraceError for an op that no table of `nas.aten` knows (with its name) and for a module that meta cannot run.
+    Raises TraceError for an op that no table of `nas.aten` knows (with its name) and for a module that meta
+    cannot run.
     """
     label = name or type(module).__name__
     shapes = tuple(tuple(int(size) for size in shape) for shape in input_shapes)
@@ -57,7 +59,9 @@ def trace_module(module: nn.Module, input_shapes: Sequence[Sequence[int]], name:
 
 
 class _PlainAttention(TorchFunctionMode):
-    """Writes fused attention as the matmul, softmax, matmul a device runs. The scale folds into a requantization."""
+    """Writes fused attention as the matmul, softmax, matmul a device runs. The scale folds into a
+    requantization.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not nn.functional.scaled_dot_product_attention:
@@ -133,8 +137,8 @@ class _Recorder(TorchDispatchMode):
                 description = Description("elementwise", "folded")
             else:
                 raise TraceError(
-                    f"{self.label} uses the op aten::{name} at {self.path[-1] or 'its top level'}, which the cost "
-                    "model does not know: add it to a table of nas/aten.py, or replace it in the network"
+                    f"{self.label} uses the op aten::{name} at {self.path[-1] or 'its top level'}, which the "
+                    "cost model does not know: add it to a table of nas/aten.py, or replace it in the network"
                 )
         if all(constant):
             self._folded_macs += prod(description.gemm) if description.gemm else 0
@@ -197,7 +201,9 @@ class _Recorder(TorchDispatchMode):
         self._ops.append((path, fields["function"] if fields.get("function") else fields["kind"], fields))
 
     def _new(self, value: torch.Tensor, name: str, constant: bool = False, role: str = "") -> int:
-        """A new tensor of the graph that now owns the storage of `value` (also when an op worked in place)."""
+        """A new tensor of the graph that now owns the storage of `value` (also when an op worked in
+        place).
+        """
         shape = tuple(value.shape)
         if (
             value.numel() < _storage_elements(value) and not constant
@@ -300,7 +306,9 @@ def _module_paths(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
 
 def _unique_names(places: list[tuple[str, str]], leaves: set[str]) -> list[str]:
-    """A leaf module with one op gives it its own path; other ops add what they are, numbered from the second on."""
+    """A leaf module with one op gives it its own path; other ops add what they are, numbered from the second
+    on.
+    """
     per_path = Counter(path for path, _ in places)
     seen: Counter[str] = Counter()
     names = []
@@ -336,4 +344,4 @@ def _distinct_elements(value: torch.Tensor) -> int:
 def _axis_order(value: torch.Tensor) -> tuple[int, ...]:
     """Axes longer than one, outermost in memory first."""
     axes = [axis for axis, size in enumerate(value.shape) if size > 1 and value.stride(axis) != 0]
-    return tuple(sorted(axes, key=lambda axis: (-value.stride(axis), axis)))
+    return tuple(sorted(axes, key=lambda axis: (-int(value.stride(axis)), axis)))

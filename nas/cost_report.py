@@ -1,0 +1,111 @@
+"""Tables of a cost report for people: totals, what bounds the time, and the groups that take most of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from hw_models import CostReport
+from nas.units import BYTES, COUNT, JOULES, SECONDS, format_quantity, shown_unit
+
+
+def cost_table(report: CostReport, rows: int | None = 30) -> Group:
+    """Everything `nas cost` shows of one network. rows: how many of the slowest groups; None for all."""
+    parts: list[Table | Text] = [_totals(report), _bounds(report), _groups(report, rows)]
+    parts += [
+        Text(f"not feasible on {report.target}: {violation}", "bold red") for violation in report.violations
+    ]
+    parts += [Text(f"note: {warning}", "yellow") for warning in report.warnings]
+    parts.append(Text(f"agreement with silicon: {report.accuracy}", "dim"))
+    return Group(*parts)
+
+
+def comparison_table(reports: list[CostReport]) -> Table:
+    """Networks side by side, one column each, with the ratio to the first."""
+    table = Table(title="Comparison", title_justify="left")
+    table.add_column("figure")
+    for report in reports:
+        table.add_column(f"{report.model} on {report.target}, {report.precision}", justify="right")
+    for label, key, quantity in _FIGURES:
+        values = [getattr(report, key) for report in reports]
+        unit = shown_unit(max(values), quantity)
+        cells = [format_quantity(values[0], quantity, unit)]
+        cells += [
+            f"{format_quantity(value, quantity, unit)} (x{value / values[0]:.2f})" if values[0] else "-"
+            for value in values[1:]
+        ]
+        table.add_row(label, *cells)
+    return table
+
+
+_FIGURES = (
+    ("latency (predicted)", "latency_s", SECONDS),
+    ("energy (predicted)", "energy_j", JOULES),
+    ("multiply-accumulates", "macs", COUNT),
+    ("parameters", "params", COUNT),
+    ("DRAM traffic", "dram_bytes", BYTES),
+    ("peak on-chip memory", "peak_onchip_bytes", BYTES),
+    ("weights", "weight_bytes", BYTES),
+)
+
+
+def _totals(report: CostReport) -> Table:
+    size = " x ".join(map(str, report.input_shape))
+    title = f"{report.model} on {report.target}, {report.precision}, input {size}"
+    table = Table(title=title, title_justify="left", show_header=False)
+    for label, key, quantity in _FIGURES:
+        table.add_row(label, format_quantity(getattr(report, key), quantity))
+    effective = 2 * report.macs / report.latency_s / 1e12 if report.latency_s else 0.0
+    table.add_row("effective speed", f"{effective:.3g} TOPS (2 operations per multiply-accumulate)")
+    return table
+
+
+def _bounds(report: CostReport) -> Table:
+    """Share of the time by what bounds it."""
+    seconds: dict[str, float] = defaultdict(float)
+    count: dict[str, int] = defaultdict(int)
+    for row in report.rows:
+        seconds[row["bound"]] += row["latency_s"]
+        count[row["bound"]] += 1
+    seconds["network overhead"] = report.overhead_s
+    table = Table(title="What bounds the time", title_justify="left")
+    for column, justify in (("bound", "left"), ("groups", "right"), ("time", "right"), ("share", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for bound, value in sorted(seconds.items(), key=lambda item: -item[1]):
+        share = value / report.latency_s if report.latency_s else 0.0
+        table.add_row(bound, str(count[bound] or "-"), format_quantity(value, SECONDS), f"{share:.1%}")
+    return table
+
+
+def _groups(report: CostReport, rows: int | None) -> Table:
+    """The slowest groups in order of execution."""
+    limit = len(report.rows) if rows is None else rows
+    slowest = sorted(range(len(report.rows)), key=lambda index: -report.rows[index]["latency_s"])[:limit]
+    shown = [report.rows[index] for index in sorted(slowest)]
+    title = (
+        "Fused groups"
+        if len(shown) == len(report.rows)
+        else f"The {len(shown)} slowest of {len(report.rows)} groups"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("group")
+    table.add_column("kind")
+    for column in ("fused", "time", "share", "bound", "used", "macs", "DRAM", "energy"):
+        table.add_column(column, justify="left" if column == "bound" else "right")
+    for row in shown:
+        table.add_row(
+            row["name"],
+            row["kind"],
+            str(len(row["fused"])),
+            format_quantity(row["latency_s"], SECONDS, "us"),
+            f"{row['latency_s'] / report.latency_s:.1%}",
+            row["bound"],
+            f"{row['utilization']:.0%}" if row["macs"] else "-",
+            format_quantity(row["macs"], COUNT) if row["macs"] else "-",
+            format_quantity(row["dram_bytes"], BYTES),
+            format_quantity(row["energy_j"], JOULES, "uJ"),
+        )
+    return table

@@ -1,0 +1,145 @@
+"""The matrix array against published cycle counts, and against its own idealised limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hw_models import Op, Window, load_target
+from hw_models.npu import matrix_cycles, systolic_cycles
+
+# (m output positions, n output channels, k reduction) of the layers.
+LAYERS = {
+    "mm196x196x64": (196, 196, 64),
+    "mm196x64x196": (196, 64, 196),
+    "mm196x384x384": (196, 384, 384),
+    "pw1x1": (3136, 256, 64),
+    "dw7x7_1ch": (3136, 1, 49),
+    "dw7x7_idiom": (3136, 1, 4704),
+    "conv3x3": (3136, 64, 576),
+}
+# Total compute cycles of SCALE-Sim 3.0.0 in its analytical (CALC) mode: (array side, dataflow) -> layers.
+SCALE_SIM = {
+    (64, "weight_stationary"): {
+        "mm196x196x64": 1543,
+        "mm196x64x196": 1543,
+        "mm196x384x384": 13895,
+        "pw1x1": 13303,
+        "dw7x7_1ch": 3325,
+        "dw7x7_idiom": 246123,
+        "conv3x3": 29933,
+    },
+    (64, "output_stationary"): {
+        "mm196x196x64": 3039,
+        "mm196x64x196": 1287,
+        "mm196x384x384": 12239,
+        "pw1x1": 37239,
+        "dw7x7_1ch": 8574,
+        "dw7x7_idiom": 236669,
+        "conv3x3": 34397,
+    },
+    (64, "input_stationary"): {
+        "mm196x196x64": 1543,
+        "mm196x64x196": 4063,
+        "mm196x384x384": 13775,
+        "pw1x1": 21853,
+        "dw7x7_1ch": 9358,
+    },
+    (128, "weight_stationary"): {
+        "mm196x196x64": 1155,
+        "mm196x64x196": 1155,
+        "mm196x384x384": 5201,
+        "pw1x1": 7035,
+        "dw7x7_1ch": 3517,
+        "conv3x3": 17589,
+        "dw7x7_idiom": 130165,
+    },
+    (128, "output_stationary"): {
+        "mm196x196x64": 1271,
+        "mm196x64x196": 899,
+        "mm196x384x384": 3827,
+        "pw1x1": 15899,
+        "dw7x7_1ch": 7574,
+        "conv3x3": 20749,
+        "dw7x7_idiom": 123949,
+    },
+}
+ROWS = [(*key, layer, cycles) for key, layers in SCALE_SIM.items() for layer, cycles in layers.items()]
+
+
+@pytest.mark.parametrize(("side", "dataflow", "layer", "cycles"), ROWS)
+def test_idealised_array_equals_scale_sim(side: int, dataflow: str, layer: str, cycles: int) -> None:
+    assert systolic_cycles(*LAYERS[layer], side, side, dataflow) == cycles
+
+
+def test_all_rows_are_here() -> None:
+    assert len(ROWS) == 33
+
+
+def test_unknown_dataflow_is_named() -> None:
+    with pytest.raises(ValueError, match="row_stationary"):
+        systolic_cycles(1, 1, 1, 1, 1, "row_stationary")
+
+
+def _linear(m: int, n: int, k: int) -> Op:
+    return Op("fc", "fc", "linear", (0,), (2,), (1,), reads=(m * k,), gemm=(1, m, n, k))
+
+
+def _conv(m: int, channels: int, kernel: int, groups: int) -> Op:
+    gemm = (groups, m, channels // groups, kernel * kernel * channels // groups)
+    window = Window((kernel, kernel), groups=groups)
+    return Op("conv", "conv", "conv", (0,), (2,), (1,), reads=(m * channels,), gemm=gemm, window=window)
+
+
+sizes = st.integers(1, 700)
+
+
+@given(sizes, sizes, sizes)
+def test_never_faster_than_all_multipliers_busy(m: int, n: int, k: int) -> None:
+    engine = load_target("npu_40tops").matrix
+    op = _linear(m, n, k)
+    assert matrix_cycles(op, engine) >= op.macs / (engine.cores * engine.rows * engine.columns)
+
+
+@given(sizes, sizes, sizes, st.integers(1, 12))
+def test_more_cores_are_never_slower(m: int, n: int, k: int, cores: int) -> None:
+    engine = load_target("npu_40tops").matrix
+    one, several = replace(engine, cores=cores), replace(engine, cores=2 * cores)
+    assert matrix_cycles(_linear(m, n, k), several) <= matrix_cycles(_linear(m, n, k), one)
+
+
+@given(sizes, sizes, sizes, st.sampled_from(["weight_stationary", "output_stationary", "input_stationary"]))
+def test_larger_sizes_are_never_faster(m: int, n: int, k: int, dataflow: str) -> None:
+    engine = replace(load_target("npu_40tops").matrix, dataflow=dataflow)
+    cycles = matrix_cycles(_linear(m, n, k), engine)
+    for larger in ((m + 7, n, k), (m, n + 7, k), (m, n, k + 7)):
+        assert matrix_cycles(_linear(*larger), engine) >= cycles
+
+
+def test_edge_tiles_are_paid_in_full() -> None:
+    engine = replace(load_target("npu_40tops").matrix, cores=1, tile_load_cycles=0)
+    full = matrix_cycles(_linear(100, engine.columns, engine.rows), engine)
+    assert matrix_cycles(_linear(100, engine.columns + 1, engine.rows), engine) == 2 * full
+    assert matrix_cycles(_linear(100, engine.columns, engine.rows + 1), engine) == 2 * full
+
+
+def test_depthwise_uses_its_own_path_or_the_diagonal() -> None:
+    engine = replace(load_target("npu_40tops").matrix, cores=1, tile_load_cycles=0)
+    op = _conv(3136, 96, 3, groups=96)
+    path = ceil(96 / engine.depthwise_channels) * ceil(9 / engine.depthwise_taps) * 3136
+    assert matrix_cycles(op, engine) == path
+    plain = replace(engine, depthwise_channels=0, depthwise_taps=0, reduction="im2col")
+    side_by_side = min(plain.rows // 9, plain.columns)
+    assert matrix_cycles(op, plain) == ceil(96 / side_by_side) * 3136
+
+
+@given(st.sampled_from([1, 2, 4, 8, 16, 32]))
+def test_grouping_never_beats_its_own_macs(groups: int) -> None:
+    engine = load_target("npu_40tops").matrix
+    op = _conv(784, 128, 3, groups)
+    assert matrix_cycles(op, engine) >= op.macs / (engine.cores * engine.rows * engine.columns)
+    assert matrix_cycles(op, engine) <= matrix_cycles(_conv(784, 128, 3, 1), engine)

@@ -1,0 +1,129 @@
+"""The strict loader of target files."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hw_models import Target, TargetError, list_targets, load_target
+from hw_models.target import TARGETS_FOLDER, parse_target
+
+
+@pytest.fixture
+def tables() -> dict[str, Any]:
+    return tomllib.loads((TARGETS_FOLDER / "npu_40tops.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", list_targets())
+def test_every_target_loads_and_every_value_has_a_source(name: str) -> None:
+    target = load_target(name)
+    assert isinstance(target, Target)
+    assert target.name == name
+    assert all(len(source) > 10 for source in target.sources.values())
+    assert target.accuracy
+    assert hash(target) == hash(load_target(name))
+
+
+def test_reference_device_has_forty_tops() -> None:
+    matrix = load_target("npu_40tops").matrix
+    assert 2 * matrix.peak_macs_per_s == pytest.approx(40e12, rel=0.03)
+
+
+def test_reference_device_agrees_with_published_workloads() -> None:
+    """LLaMA2-7B at 20 tokens/s reads 7e9 4-bit weights per token; Stable Diffusion 1.5 takes 20 steps in 2 s.
+
+    A step with guidance runs the U-Net (339 G macs at 64x64 latents) twice; the decoder has 1.24 T macs.
+    """
+    target = load_target("npu_40tops")
+    memory = target.memory
+    assert memory.dram_bytes_per_s * memory.dram_efficiency / 3.5e9 >= 20
+    ideal_s = (20 * 2 * 339e9 + 1.24e12) / target.matrix.peak_macs_per_s
+    assert ideal_s < 2.0
+
+
+def test_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(TargetError, match="did you mean 'npu_40tops'"):
+        load_target("npu_40top")
+
+
+def test_missing_file_is_named() -> None:
+    with pytest.raises(TargetError, match=r"nowhere/x\.toml: No such file"):
+        load_target("nowhere/x.toml")
+
+
+def test_user_file_loads(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((TARGETS_FOLDER / "npu_40tops.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_target(path).name == "mine"
+
+
+def test_duplicated_key_is_shown(tmp_path: Path) -> None:
+    text = (TARGETS_FOLDER / "npu_40tops.toml").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("cores"))
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(line, f"{line}\n{line}"), encoding="utf-8")
+    with pytest.raises(TargetError, match=r"given twice.*cores"):
+        load_target(path)
+
+
+def test_missing_key_is_named(tables: dict[str, Any]) -> None:
+    del tables["memory"]["onchip_bytes"]
+    with pytest.raises(TargetError, match=r"missing key memory\.onchip_bytes"):
+        parse_target(tables, "mine")
+
+
+def test_unknown_key_gets_a_suggestion(tables: dict[str, Any]) -> None:
+    tables["memory"]["onchip_byte"] = tables["memory"]["onchip_bytes"]
+    with pytest.raises(
+        TargetError, match=r"unknown key memory\.onchip_byte; did you mean memory\.onchip_bytes"
+    ):
+        parse_target(tables, "mine")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (-1, "at least 1"),
+        (0, "at least 1"),
+        (1e30, "SI base units"),
+        (1.5, "whole number"),
+        (True, "whole number"),
+        ("8 MB", "whole number"),
+        (float("nan"), "whole number"),
+        (float("inf"), "whole number"),
+    ],
+)
+def test_impossible_value_is_named(tables: dict[str, Any], value: Any, message: str) -> None:
+    tables["memory"]["onchip_bytes"]["value"] = value
+    with pytest.raises(TargetError, match=rf"memory\.onchip_bytes must be .*{message}"):
+        parse_target(tables, "mine")
+
+
+def test_value_without_source_is_refused(tables: dict[str, Any]) -> None:
+    tables["matrix"]["cores"] = 4
+    with pytest.raises(TargetError, match=r"matrix\.cores must be written \{ value = 4, source"):
+        parse_target(tables, "mine")
+    tables["matrix"]["cores"] = {"value": 4, "source": " "}
+    with pytest.raises(TargetError, match=r"matrix\.cores needs a source"):
+        parse_target(tables, "mine")
+
+
+def test_rate_without_energy_is_refused(tables: dict[str, Any]) -> None:
+    tables["matrix"]["rates"]["w4a4"] = {"value": 2.0, "source": "test of the loader"}
+    with pytest.raises(TargetError, match=r"missing key energy\.mac_j\.w4a4"):
+        parse_target(tables, "mine")
+
+
+def test_missing_vector_op_is_named(tables: dict[str, Any]) -> None:
+    del tables["vector"]["cycles_per_element"]["softmax"]
+    with pytest.raises(TargetError, match=r"vector\.cycles_per_element\.softmax"):
+        parse_target(tables, "mine")
+
+
+def test_wrong_choice_lists_the_right_ones(tables: dict[str, Any]) -> None:
+    tables["matrix"]["dataflow"]["value"] = "row_stationary"
+    with pytest.raises(TargetError, match="weight_stationary, output_stationary"):
+        parse_target(tables, "mine")

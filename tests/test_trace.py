@@ -1,0 +1,198 @@
+"""Tracing against torch's own counter, and what tracing must see, must not see, and must refuse."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hw_models import Workload
+from nas.trace import TraceError, trace_module
+from search_spaces.layers import MatMul
+from search_spaces.mixers import MIXERS
+from search_spaces.network import MetaFormerBlock
+
+TIMM_MODELS = (
+    "resnet50",
+    "mobilenetv3_large_100",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256",
+    "caformer_s18",
+    "poolformer_s12",
+    "fastvit_t8",
+    "mobilenetv4_hybrid_medium",
+    "densenet121",
+    "efficientvit_b1",
+    "levit_128s",
+)
+
+
+def _counted_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        module(torch.empty(shape, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def _trace(module: nn.Module, *shapes: tuple[int, ...]) -> Workload:
+    return trace_module(module.to("meta").eval(), shapes)
+
+
+@pytest.mark.parametrize("name", TIMM_MODELS)
+def test_macs_and_params_equal_torch(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+    shape = (1, *model.default_cfg["input_size"])
+    workload = trace_module(model, [shape], name)
+    assert workload.macs + workload.folded_macs == _counted_macs(model, shape)
+    assert workload.params == sum(parameter.numel() for parameter in model.parameters())
+    assert len({op.name for op in workload.ops}) == len(workload.ops)
+
+
+@pytest.mark.parametrize("mixer", sorted(MIXERS))
+@pytest.mark.parametrize("norm", ["batchnorm", "layernorm"])
+def test_macs_of_every_mixer_equal_torch(mixer: str, norm: str) -> None:
+    kernel = MIXERS[mixer].kernels[-1]
+    with torch.device("meta"):
+        block = MetaFormerBlock(48, mixer, kernel, 3.0, norm, "gelu", 32).eval()
+    shape = (1, 48, 14, 14)
+    assert trace_module(block, [shape]).macs == _counted_macs(block, shape)
+
+
+def test_batch_multiplies_macs() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224").eval()
+    one, four = (trace_module(model, [(batch, 3, 224, 224)]).macs for batch in (1, 4))
+    assert four == 4 * one
+
+
+def test_convolutions_need_no_layout_change() -> None:
+    with torch.device("meta"):
+        for name in ("resnet18", "convnext_atto", "poolformer_s12"):
+            kinds = {op.kind for op in trace_module(timm.create_model(name).eval(), [(1, 3, 224, 224)]).ops}
+            assert kinds.isdisjoint({"transpose", "copy", "gather"}), name
+
+
+def test_heads_are_split_by_transposes() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224").eval()
+    block = [op for op in trace_module(model, [(1, 3, 224, 224)]).ops if op.name.startswith("blocks.0.attn")]
+    assert [op.kind for op in block] == [
+        "linear",
+        "transpose",
+        "transpose",
+        "matmul",
+        "softmax",
+        "transpose",
+        "matmul",
+        "transpose",
+        "linear",
+    ]
+
+
+class _Attention(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_fused_attention_is_written_out() -> None:
+    workload = _trace(_Attention(), (4, 10, 16))
+    assert [op.kind for op in workload.ops] == ["matmul", "softmax", "matmul"]
+    assert workload.macs == 2 * 4 * 10 * 10 * 16
+    assert workload.ops[1].extent == 10
+
+
+def test_producers_consumers_and_slices() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 8, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            left, right = self.conv(x).chunk(2, dim=1)
+            return left * right.sigmoid()
+
+    workload = _trace(Net(), (1, 4, 6, 6))
+    conv, sigmoid, product = workload.ops
+    assert workload.consumers[conv.outputs[0]] == (1, 2)
+    assert workload.producers[product.inputs[0]] == 0
+    assert sigmoid.reads == (4 * 36,)
+    assert workload.tensors[conv.outputs[0]].elements == 8 * 36
+    assert workload.outputs == product.outputs
+
+
+def test_work_in_place_makes_a_new_tensor() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Hardswish(inplace=True))
+    workload = _trace(net, (1, 3, 5, 5))
+    assert [op.inputs for op in workload.ops[1:]] == [op.outputs for op in workload.ops[:-1]]
+
+
+def test_constants_are_folded() -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.empty(9, 4))
+            self.mlp = nn.Linear(4, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.mlp(self.table)
+
+    workload = _trace(Biased(), (1, 9, 6))
+    assert [op.kind for op in workload.ops] == ["elementwise"]
+    assert (workload.macs, workload.folded_macs) == (0, 9 * 4 * 6)
+
+
+def test_roles_reach_their_tensor() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.state = MatMul(role="accumulator")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.state(x, x.transpose(1, 2)).relu()
+
+    workload = _trace(Net(), (2, 5, 7))
+    product, relu = workload.ops
+    assert (product.name, product.role) == ("state", "accumulator")
+    assert workload.tensors[product.outputs[0]].role == "accumulator"
+    assert workload.tensors[relu.outputs[0]].role == ""
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trace_module(model, [(1, 3, 8, 8)])
+    assert model.training
+    assert not model[0]._forward_hooks
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_unknown_op_is_named_with_its_place() -> None:
+    class Sorts(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sort(dim=1).values
+
+    with pytest.raises(TraceError, match=r"aten::sort at 0.*nas/aten\.py"):
+        trace_module(nn.Sequential(Sorts()), [(1, 4)])
+
+
+def test_control_flow_on_values_is_one_clear_line() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(TraceError, match=r"Branches cannot be traced on the meta device") as caught:
+        trace_module(Branches(), [(1, 4)])
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(TraceError, match="must be positive"):
+        trace_module(nn.ReLU(), [(1, 0, 4)])
+    with pytest.raises(TraceError, match="cannot be traced"):
+        trace_module(nn.Linear(3, 4), [(1, 5)])
