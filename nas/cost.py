@@ -201,7 +201,7 @@ def timm_workload(name: str, input_size: int | None = None, batch: int = 1) -> W
     `trace_module`.
     """
     model = _timm_model(name, input_size)
-    channels, height, width = model.default_cfg["input_size"]  # type: ignore[index,misc]
+    channels, height, width = model.default_cfg["input_size"]  # type: ignore[index]
     if input_size is not None:
         height = width = input_size
     return trace_module(model, [(batch, channels, height, width)], name)

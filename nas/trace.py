@@ -343,5 +343,6 @@ def _distinct_elements(value: torch.Tensor) -> int:
 
 def _axis_order(value: torch.Tensor) -> tuple[int, ...]:
     """Axes longer than one, outermost in memory first."""
-    axes = [axis for axis, size in enumerate(value.shape) if size > 1 and value.stride(axis) != 0]
-    return tuple(sorted(axes, key=lambda axis: (-int(value.stride(axis)), axis)))
+    strides = value.stride()
+    axes = [axis for axis, size in enumerate(value.shape) if size > 1 and strides[axis] != 0]
+    return tuple(sorted(axes, key=lambda axis: (-strides[axis], axis)))
