@@ -105,7 +105,9 @@ def train_supernet(
         for step in range(first, spec.steps):
             loss = _train_step(supernet, optimizer, bundle, spec, step, device)
             if not np.isfinite(loss):
-                raise NasError(f"training diverged at step {step + 1}; lower train.learning_rate ({spec.learning_rate:g})")
+                raise NasError(
+                    f"training diverged at step {step + 1}; lower train.learning_rate ({spec.learning_rate:g})"
+                )
             if progress is not None:
                 progress(step + 1, spec.steps, loss)
             done = step + 1 == spec.steps
@@ -120,7 +122,7 @@ def train_supernet(
 
 
 def load_supernet(path: Path, space: SearchSpace, bundle: DataBundle) -> Supernet:
-    """The supernet in a checkpoint, in evaluation mode. Raises NasError when the file is damaged or of another space."""
+    """The supernet in a checkpoint, in evaluation mode. Raises NasError for a damaged file or another space."""
     tensors, _ = load_checkpoint(path)
     with torch.device("meta"):
         supernet = Supernet(space, bundle.num_classes, bundle.in_chans)
@@ -132,7 +134,7 @@ def load_supernet(path: Path, space: SearchSpace, bundle: DataBundle) -> Superne
 
 
 def sandwich(space: SearchSpace, spec: TrainSpec, step: int) -> list[Architecture]:
-    """The architectures of one step: largest, smallest, then `spec.subnets` random ones. A function of seed and step."""
+    """The architectures of one step: largest, smallest, then `spec.subnets` random ones; by seed and step."""
     count = 2 + spec.subnets
     rng = np.random.default_rng((spec.seed, step, 1))
     genomes = [space.sample(rng) for _ in range(count)]
@@ -190,8 +192,10 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (step - warmup_steps) / max(1, steps - warmup_steps))))
 
 
-def _batch(bundle: DataBundle, spec: TrainSpec, resolution: int, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Augmented training images [n, c, resolution, resolution] and labels [n] of a step. A function of seed and step."""
+def _batch(
+    bundle: DataBundle, spec: TrainSpec, resolution: int, step: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Augmented training images [n, c, resolution, resolution] and labels [n] of a step, by seed and step."""
     source = bundle.train
     size = min(spec.batch_size, len(source))
     per_epoch = len(source) // size
@@ -243,7 +247,7 @@ def _restore(supernet: Supernet, optimizer: torch.optim.Optimizer, tensors: dict
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C only sets the flag that the yielded function reads; the second one interrupts at once."""
+    """Inside, the first Ctrl-C only sets the flag that the yielded function reads; the second interrupts at once."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag.is_set

@@ -25,7 +25,7 @@ class BlockBits:
     def __post_init__(self) -> None:
         if self.weights not in (4, 8, 16) or self.activations not in (8, 16):
             raise ValueError(
-                f"bits must be weights 4, 8 or 16 and activations 8 or 16, but got {self.weights} and {self.activations}"
+                f"weights take 4, 8 or 16 bits, activations 8 or 16, but got {self.weights} and {self.activations}"
             )
 
     def __str__(self) -> str:
@@ -100,7 +100,9 @@ class Architecture:
         if self.stem not in STEMS:
             raise ValueError(f"stem must be one of {', '.join(STEMS)}, but got {self.stem!r}")
         if self.resolution < 1 or not self.stages:
-            raise ValueError(f"an architecture needs a positive resolution and stages, but got {self.resolution}, {self.stages}")
+            raise ValueError(
+                f"an architecture needs a positive resolution and stages, but got {self.resolution}, {self.stages}"
+            )
 
     @cached_property
     def key(self) -> str:
@@ -116,7 +118,8 @@ class Architecture:
         out = asdict(self)
         for stage in out["stages"]:
             stage["blocks"] = [
-                {**block, "bits": f"w{block['bits']['weights']}a{block['bits']['activations']}"} for block in stage["blocks"]
+                {**block, "bits": f"w{block['bits']['weights']}a{block['bits']['activations']}"}
+                for block in stage["blocks"]
             ]
         out["stages"] = list(out["stages"])
         return out

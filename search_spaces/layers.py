@@ -14,6 +14,21 @@ ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "hardswish": n
 NORM_LAYERS: dict[str, type[nn.Module]] = {"batchnorm": nn.BatchNorm2d, "layernorm": LayerNorm2d}
 
 
+BRANCH_GAIN = 0.1
+"""Scale of a residual branch at the start of training."""
+
+
+@torch.no_grad()
+def damp_(layer: nn.Module) -> None:
+    """Let the branch that ends in `layer` (a convolution or a norm) start as a small correction.
+
+    In a supernet an untrained mixer then hardly disturbs what the others have learned; a small start also lets deep
+    residual networks train faster (CaiT, arXiv:2103.17239, section 2).
+    """
+    assert isinstance(layer.weight, Tensor)
+    layer.weight.mul_(BRANCH_GAIN)
+
+
 def make_divisible(value: float, divisor: int = 8) -> int:
     """Nearest positive multiple of `divisor`: accelerators pad channels to it anyway."""
     return max(divisor, int(value / divisor + 0.5) * divisor)
@@ -60,7 +75,8 @@ class ConvNorm(nn.Module):
 
 def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Per-channel (scale, shift) that BatchNorm applies with its running statistics, each [channels], in float64."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 

@@ -80,7 +80,11 @@ def metaformer(preset: str = "small", granularity: str = "stage", mixers: Sequen
         for kernel in MIXER_KERNELS[family]
     }
     sizes = PRESETS[preset]
-    choices = [Choice("resolution", sizes.resolutions), Choice("norm", NORMS), Choice("activation", ACTIVATIONS)]
+    choices = [
+        Choice("resolution", sizes.resolutions),
+        Choice("norm", NORMS),
+        Choice("activation", ACTIVATIONS),
+    ]
     last = len(sizes.widths) - 1
     for stage, (widths, depths) in enumerate(zip(sizes.widths, sizes.depths, strict=True)):
         offered = tuple(word for word, (family, _) in words.items() if family not in LATE_ONLY or stage >= last - 1)

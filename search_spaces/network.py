@@ -21,6 +21,7 @@ from search_spaces.layers import (
     NORM_LAYERS,
     Add,
     ConvNorm,
+    damp_,
     fold_norm_before,
     make_divisible,
     norm_as_conv,
@@ -29,14 +30,14 @@ from search_spaces.mixers import MIXERS
 
 
 class Stem(nn.Module):
-    """Image to features: one 3x3 convolution of stride 2 (`conv3s2`), or two with an activation between (`conv3s2x2`)."""
+    """Image to features: one 3x3 convolution of stride 2 (`conv3s2`), or two and an activation (`conv3s2x2`)."""
 
     def __init__(self, kind: str, in_chans: int, dim: int, activation: str) -> None:
         super().__init__()
         if kind == "conv3s2x2":
             self.conv1 = ConvNorm(in_chans, dim // 2, 3, stride=2)
-            self.act = ACTIVATION_LAYERS[activation]()
-            self.conv2 = ConvNorm(dim // 2, dim, 3, stride=2)
+            self.act: nn.Module = ACTIVATION_LAYERS[activation]()
+            self.conv2: nn.Module = ConvNorm(dim // 2, dim, 3, stride=2)
         elif kind == "conv3s2":
             self.conv1 = ConvNorm(in_chans, dim, 3, stride=2)
             self.act, self.conv2 = nn.Identity(), nn.Identity()
@@ -77,18 +78,18 @@ class MetaFormerBlock(nn.Module):
         family: Any = MIXERS[mixer]
         if kernel not in family.kernels:
             raise ValueError(f"{mixer} has kernels {family.kernels}, but got {kernel}")
-        self.token_mixer = family(
-            dim, kernel=kernel, expansion=expansion, role_width=role_width, activation=activation
-        )
+        self.token_mixer = family(dim, kernel=kernel, expansion=expansion, role_width=role_width, activation=activation)
         self.norm_after: bool = family.norm_after
         self.has_token_mixer = mixer != "identity"
         self.has_mlp = not family.replaces_block
         if self.has_token_mixer:
             self.norm1: nn.Module = nn.Identity() if family.replaces_block else NORM_LAYERS[norm](dim)
+            damp_(self.norm1 if family.norm_after else self.token_mixer.output_layer())
             self.add1 = Add()
         if self.has_mlp:
             self.norm2: nn.Module = NORM_LAYERS[norm](dim)
             self.mlp = Mlp(dim, expansion, activation)
+            damp_(self.mlp.fc2)
             self.add2 = Add()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,7 +240,7 @@ class MetaFormerNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Features after the chosen stages (all when `indices` is None, the last n for an int), as timm returns them."""
+        """Features after the chosen stages (None: all; an int: the last n), as timm returns them."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', but got {output_fmt!r}")
         count = len(self.stages)
@@ -276,8 +277,9 @@ class MetaFormerNet(nn.Module):
 def fold_(network: nn.Module) -> nn.Module:
     """Merge, in place, every BatchNorm of `network` into its neighbours; children before parents. Returns it."""
     for module in reversed(list(network.modules())):
-        if module is not network and hasattr(module, "fold_"):
-            module.fold_()
+        merge = getattr(module, "fold_", None)
+        if module is not network and merge is not None:
+            merge()
     return network
 
 
@@ -343,7 +345,16 @@ def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> It
         return NetworkPart(name, spec, folded(lambda: cls(**kwargs)), (1, chans, size, size))
 
     first, size = arch.stages[0], arch.resolution
-    yield part("stem", Stem, size, in_chans, kind=arch.stem, in_chans=in_chans, dim=first.width, activation=first.activation)
+    yield part(
+        "stem",
+        Stem,
+        size,
+        in_chans,
+        kind=arch.stem,
+        in_chans=in_chans,
+        dim=first.width,
+        activation=first.activation,
+    )
     for _ in range({"conv3s2": 1, "conv3s2x2": 2}[arch.stem]):
         size = (size + 1) // 2
     before = first.width

@@ -85,7 +85,9 @@ class SearchSpace:
             for depth in map(int, self[f"stage{stage + 1}.depth"].values):
                 prefixes = dict.fromkeys(self.block_prefix(stage, block) for block in range(depth))
                 blocks += math.prod(
-                    len(self[f"{prefix}.{gene}"].values) for prefix in prefixes for gene in ("mixer", "expansion", "bits")
+                    len(self[f"{prefix}.{gene}"].values)
+                    for prefix in prefixes
+                    for gene in ("mixer", "expansion", "bits")
                 )
             total *= blocks * len(self[f"stage{stage + 1}.width"].values)
         return total

@@ -8,7 +8,7 @@ shared weights and runs it. Supernet and extracted network therefore run the sam
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from search_spaces.architecture import Architecture
 from search_spaces.elastic import Index, share, shared_index
-from search_spaces.layers import NORM_LAYERS, ConvNorm
+from search_spaces.layers import NORM_LAYERS, ConvNorm, damp_
 from search_spaces.mixers import MIXERS
 from search_spaces.network import MetaFormerBlock, MetaFormerNet, Mlp, Stem, network_kwargs
 from search_spaces.space import SearchSpace
@@ -35,14 +35,20 @@ class SharedBlock(nn.Module):
         self.token_mixer = nn.ModuleDict()
         self.norm1 = nn.ModuleDict()
         for family, kernel in families.items():
-            mixer: Any = MIXERS[family]
-            self.token_mixer[family] = mixer(
-                dim, kernel=kernel, expansion=expansion, role_width=role_width, activation="relu"
-            )
+            make: Any = MIXERS[family]
+            mixer = make(dim, kernel=kernel, expansion=expansion, role_width=role_width, activation="relu")
+            self.token_mixer[family] = mixer
+            norm1 = _norms(norms, dim)
             if family != "identity" and not mixer.replaces_block:
-                self.norm1[family] = _norms(norms, dim)
+                self.norm1[family] = norm1
+            if mixer.norm_after:
+                for norm in norm1.values():
+                    damp_(norm)
+            elif family != "identity":
+                damp_(mixer.output_layer())
         self.norm2 = _norms(norms, dim)
         self.mlp = Mlp(dim, expansion, "relu")
+        damp_(self.mlp.fc2)
 
 
 class SharedStage(nn.Module):
@@ -145,12 +151,10 @@ class Supernet(nn.Module):
 
     def _template(self, arch: Architecture, **kwargs: Any) -> MetaFormerNet:
         with torch.device("meta"):
-            return MetaFormerNet(
-                **network_kwargs(arch), num_classes=self.num_classes, in_chans=self.in_chans, **kwargs
-            )
+            return MetaFormerNet(**network_kwargs(arch), num_classes=self.num_classes, in_chans=self.in_chans, **kwargs)
 
     def _plan(self, arch: Architecture) -> _Plan:
-        """The plan of `arch`; those of the most recently used architectures are kept. Bits and resolution don't matter."""
+        """The plan of `arch`; those of the most recently used architectures are kept. Bits do not matter."""
         key = repr(network_kwargs(arch)["stages"])
         if key in self._plans:
             self._plans.move_to_end(key)
@@ -169,7 +173,7 @@ class Supernet(nn.Module):
         return plan
 
     def _block_factory(self) -> Callable[..., nn.Module]:
-        """Makes the blocks of one template; equal blocks of different templates are one object, within one they differ."""
+        """Makes the blocks of one template; equal blocks of two templates are one object."""
         used: Counter[tuple[Any, ...]] = Counter()
 
         def make(**kwargs: Any) -> nn.Module:

@@ -12,7 +12,7 @@ from search_spaces.layers import Add, MatMul
 
 
 class SelfAttention(nn.Module):
-    """Multi-head softmax attention over all tokens, no position term (CAFormer, arXiv:2210.13452); heads of 32 channels.
+    """Multi-head softmax attention over all tokens, no position term (CAFormer, arXiv:2210.13452), heads of 32.
 
     macs: 4 N C^2 + 2 N^2 C.
     """
@@ -48,6 +48,9 @@ class SelfAttention(nn.Module):
 
     def norm_consumers(self) -> list[nn.Conv2d | nn.Linear]:
         return [self.q, self.k, self.v]
+
+    def output_layer(self) -> nn.Module:
+        return self.proj
 
     @torch.no_grad()
     def fold_(self) -> None:
@@ -102,3 +105,6 @@ class LinearAttention(nn.Module):
 
     def norm_consumers(self) -> list[nn.Conv2d | nn.Linear]:
         return [self.q, self.k, self.v]
+
+    def output_layer(self) -> nn.Module:
+        return self.proj

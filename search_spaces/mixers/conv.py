@@ -51,6 +51,9 @@ class SepConv(nn.Module):
     def norm_consumers(self) -> list[nn.Conv2d | nn.Linear]:
         return [self.pwconv1]
 
+    def output_layer(self) -> nn.Module:
+        return self.pwconv2
+
 
 class InceptionConv(nn.Module):
     """Depthwise 3x3, 1x11 and 11x1 on three groups of channels, the rest untouched (InceptionNeXt, arXiv:2303.16900).
@@ -99,3 +102,6 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.act2(self.dwconv(self.act1(self.expand(x)))))
+
+    def output_layer(self) -> nn.Module:
+        return self.project.norm

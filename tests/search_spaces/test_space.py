@@ -1,0 +1,137 @@
+"""The algebra of genomes and architectures."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import SMALL, SMALL_BLOCKWISE, seeds, spaces
+
+from search_spaces.architecture import Architecture, BlockBits
+from search_spaces.metaformer import LATE_ONLY, MIXER_KERNELS, load_space
+from search_spaces.mixers import MIXERS
+
+
+@given(spaces, seeds)
+def test_encode_inverts_decode_on_architectures(space, seed):
+    arch = space.decode(space.sample(np.random.default_rng(seed)))
+    assert space.decode(space.encode(arch)) == arch
+
+
+@given(spaces, seeds)
+def test_canonical_genome_is_a_fixed_point_and_names_the_same_network(space, seed):
+    genome = space.sample(np.random.default_rng(seed))
+    canonical = space.canonical(genome)
+    assert space.canonical(canonical) == canonical
+    assert space.decode(canonical).key == space.decode(genome).key
+
+
+@given(spaces, seeds)
+def test_architecture_survives_json(space, seed):
+    arch = space.decode(space.sample(np.random.default_rng(seed)))
+    text = json.dumps(json.loads(arch.to_json()))
+    assert Architecture.from_json(text) == arch
+    assert Architecture.from_json(text).key == arch.key
+
+
+@given(spaces, seeds)
+def test_mutation_changes_something_and_stays_in_the_space(space, seed):
+    rng = np.random.default_rng(seed)
+    genome = space.sample(rng)
+    before = dict(genome)
+    mutant = space.mutate(genome, rng)
+    assert genome == before, "the parent is not changed"
+    assert mutant != genome
+    space.decode(mutant)
+
+
+def test_genes_of_absent_blocks_have_no_effect():
+    genome = SMALL_BLOCKWISE.sample(np.random.default_rng(0)) | {"stage3.depth": 1}
+    other = genome | {"stage3.block3.mixer": "dwconv7" if genome["stage3.block3.mixer"] != "dwconv7" else "pool"}
+    assert genome != other
+    assert SMALL_BLOCKWISE.decode(genome).key == SMALL_BLOCKWISE.decode(other).key
+
+
+@pytest.mark.parametrize("granularity", ["stage", "block"])
+def test_size_equals_a_count_of_distinct_keys(granularity):
+    space = load_space(
+        "metaformer",
+        granularity=granularity,
+        mixers=["pool", "mhsa"],
+        choices={
+            "norm": ["batchnorm"], "activation": ["relu"], "stage1.width": [16],
+            "stage2.width": [32, 48], "stage3.width": [64], "stage4.width": [96],
+            "expansion": [2.0], "resolution": [24, 32], "bits": ["w8a8"], "stage3.depth": [1, 2], "stage4.depth": [1],
+            "stage1.depth": [1], "stage2.depth": [1],
+        },
+    )  # fmt: skip
+    names = [choice.name for choice in space.choices]
+    every = itertools.product(*(choice.values for choice in space.choices))
+    keys = {space.decode(dict(zip(names, values, strict=True))).key for values in every}
+    assert space.size == len(keys)
+
+
+def test_stage_granularity_has_few_parameters():
+    for preset in ("small", "mobile"):
+        assert len(load_space("metaformer", preset).choices) <= 24
+
+
+def test_table_of_mixers_matches_the_modules():
+    assert set(MIXER_KERNELS) == set(MIXERS)
+    for name, mixer in MIXERS.items():
+        assert MIXER_KERNELS[name] == mixer.kernels
+        assert (name in LATE_ONLY) == mixer.late_only
+
+
+def test_attention_is_offered_in_late_stages_only():
+    for stage, offered in ((1, False), (2, False), (3, True), (4, True)):
+        assert ("mhsa" in SMALL[f"stage{stage}.mixer"].values) is offered
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"name": "metaforner"}, "did you mean 'metaformer'"),
+        ({"name": "metaformer", "preset": "huge"}, "presets small, mobile"),
+        ({"name": "metaformer", "granularity": "layer"}, "'stage' or 'block'"),
+        ({"name": "metaformer", "mixers": ["dwcon"]}, "did you mean 'dwconv'"),
+        ({"name": "metaformer", "mixers": ["mhsa"]}, "stage 1 has no mixer left"),
+        ({"name": "metaformer", "choices": {"resolutoin": [32]}}, "did you mean 'resolution'"),
+        ({"name": "metaformer", "choices": {"resolution": [33]}}, "resolution offers"),
+        ({"name": "metaformer", "choices": {"stage1.mixer": ["mhsa"]}}, "stage1.mixer offers"),
+        ({"name": "metaformer", "choices": {"width": [16]}}, "nothing is left for stage2.width"),
+    ],
+)
+def test_bad_spaces_are_refused_with_the_cure(arguments, line):
+    with pytest.raises(ValueError, match=line):
+        load_space(**arguments)
+
+
+def test_bad_genomes_are_refused():
+    genome = SMALL.sample(np.random.default_rng(0))
+    with pytest.raises(ValueError, match="gene resolution is missing"):
+        SMALL.decode({k: v for k, v in genome.items() if k != "resolution"})
+    with pytest.raises(ValueError, match="must be one of"):
+        SMALL.decode(genome | {"resolution": 33})
+    with pytest.raises(ValueError, match="not in space"):
+        SMALL.decode(genome | {"stage9.depth": 1})
+    mobile = load_space("metaformer", "mobile")
+    with pytest.raises(ValueError, match="resolution must be one of"):
+        SMALL.encode(mobile.decode(mobile.sample(np.random.default_rng(0))))
+
+
+@given(st.sampled_from(["w8", "8a8", "w8a8 ", "w3a8", "w8a4", ""]))
+def test_bad_bit_policies_are_refused(text):
+    with pytest.raises(ValueError, match="bit"):
+        BlockBits.parse(text)
+
+
+@pytest.mark.parametrize("damage", [{"stages": []}, {"stem": "conv9"}, {"resolution": 0}, {"extra": 1, "stages": None}])
+def test_damaged_architectures_are_refused(damage):
+    data = SMALL.decode(SMALL.sample(np.random.default_rng(0))).to_dict() | damage
+    with pytest.raises(ValueError, match="architecture|stem"):
+        Architecture.from_dict(data)

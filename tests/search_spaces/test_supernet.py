@@ -1,0 +1,220 @@
+"""Weight sharing: the supernet equals the extracted network, and sharing equals hand-sliced plain layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from strategies import SMALL, SMALL_BLOCKWISE, architectures
+from torch import nn
+
+from search_spaces.architecture import ACTIVATIONS, NORMS, Architecture, Block, Stage
+from search_spaces.elastic import shared_index
+from search_spaces.mixers import MIXERS
+from search_spaces.network import build_network, fold, network_parts
+from search_spaces.supernet import Supernet
+
+CLASSES = 7
+
+
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights, biases and BatchNorm statistics that hide no mistake (no zeros, no ones)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if tensor.is_floating_point():
+                noise = torch.rand(tensor.shape, generator=generator)
+                fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
+                positive = "running_var" in name or (tensor.ndim == 1 and name.endswith("weight"))
+                tensor.copy_(noise + 0.5 if positive else (noise - 0.5) * 2 / fan_in**0.5)
+    return module
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    return randomize(Supernet(SMALL, CLASSES)).eval()
+
+
+@pytest.fixture(scope="module")
+def blockwise() -> Supernet:
+    return randomize(Supernet(SMALL_BLOCKWISE, CLASSES)).eval()
+
+
+def images(arch: Architecture, channels_last: bool = False) -> torch.Tensor:
+    x = torch.randn(3, 3, arch.resolution, arch.resolution, generator=torch.Generator().manual_seed(1))
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def one_mixer(mixer: str, kernel: int, norm: str, activation: str, widths: tuple[int, ...], depth: int) -> Architecture:
+    stages = tuple(
+        Stage(width, role, norm, activation, (Block(mixer, kernel, 3.0),) * depth)
+        for width, role in zip(widths, SMALL.role_widths, strict=True)
+    )
+    return Architecture(24, "conv3s2", stages)
+
+
+@settings(max_examples=12, deadline=None)
+@given(architectures(SMALL))
+def test_supernet_equals_subnet_exactly(supernet, arch):
+    with torch.no_grad():
+        for channels_last in (False, True):
+            x = images(arch, channels_last)
+            assert torch.equal(supernet(x, arch), supernet.subnet(arch)(x))
+
+
+@settings(max_examples=8, deadline=None)
+@given(architectures(SMALL_BLOCKWISE))
+def test_supernet_equals_subnet_exactly_with_different_blocks_in_a_stage(blockwise, arch):
+    with torch.no_grad():
+        x = images(arch)
+        assert torch.equal(blockwise(x, arch), blockwise.subnet(arch)(x))
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_mixer_shares_exactly_at_two_sizes(mixer, norm, blockwise):
+    late = MIXERS[mixer].late_only
+    for kernel in MIXERS[mixer].kernels:
+        for widths, depth in (((16, 32, 64, 96), 1), ((24, 64, 96, 160), 2)):
+            arch = one_mixer(mixer, kernel, norm, "gelu", widths, depth)
+            if late:
+                early = one_mixer("dwconv", 3, norm, "gelu", widths, depth)
+                arch = Architecture(24, "conv3s2", early.stages[:2] + arch.stages[2:])
+            with torch.no_grad():
+                x = images(arch)
+                assert torch.equal(blockwise(x, arch), blockwise.subnet(arch)(x))
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_folding_changes_nothing_but_rounding(mixer, norm):
+    kernel = MIXERS[mixer].kernels[-1]
+    arch = one_mixer(mixer, kernel, norm, "hardswish", (24, 48, 80, 128), 2)
+    network = randomize(build_network(arch, CLASSES)).eval()
+    folded = fold(network)
+    with torch.no_grad():
+        for i, stage in enumerate(network.stages):
+            for j, block in enumerate(stage.blocks):
+                x = torch.randn(2, arch.stages[i].width, 6, 6, generator=torch.Generator().manual_seed(j))
+                expected, got = block(x), folded.stages[i].blocks[j](x)
+                assert (got - expected).norm() <= 1e-5 * expected.norm()
+    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules()), "the network itself is left as it was"
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+
+
+def test_depthwise_conv_shares_the_centre_of_the_largest_kernel(supernet):
+    arch = one_mixer("dwconv", 3, "batchnorm", "relu", (16, 32, 64, 96), 1)
+    block = supernet.subnet(arch).stages[1].blocks[0]
+    full = supernet.stages[1].blocks[0]
+    x = torch.randn(2, 32, 9, 9)
+    weight = full.token_mixer["dwconv"].dwconv.weight[:32, :, 2:5, 2:5]
+    bias = full.token_mixer["dwconv"].dwconv.bias[:32]
+    mixed = F.conv2d(x, weight, bias, padding=1, groups=32)
+    norm = full.norm1["dwconv"]["batchnorm"]
+    normed = F.batch_norm(
+        mixed, norm.running_mean[:32], norm.running_var[:32], norm.weight[:32], norm.bias[:32], eps=norm.eps
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(block.norm1(block.token_mixer(x)), normed)
+
+
+def test_attention_takes_whole_heads(supernet):
+    stages = one_mixer("mhsa", 0, "layernorm", "relu", (16, 32, 64, 96), 1).stages
+    early = one_mixer("pool", 0, "layernorm", "relu", (16, 32, 64, 96), 1).stages
+    arch = Architecture(24, "conv3s2", early[:2] + stages[2:])
+    mixer = supernet.subnet(arch).stages[2].blocks[0].token_mixer
+    full = supernet.stages[2].blocks[0].token_mixer["mhsa"]
+    assert (mixer.heads, full.heads) == (2, 3)
+    x = torch.randn(2, 64, 5, 5)
+    tokens = x.flatten(2).transpose(1, 2)  # [batch, tokens, channels], the textbook form
+
+    def heads(conv: nn.Conv2d) -> torch.Tensor:
+        out = tokens @ conv.weight[:64, :64, 0, 0].T + conv.bias[:64]
+        return out.unflatten(2, (2, 32)).transpose(1, 2)
+
+    attended = F.scaled_dot_product_attention(heads(full.q), heads(full.k), heads(full.v))
+    merged = attended.transpose(1, 2).flatten(2)
+    expected = merged @ full.proj.weight[:64, :64, 0, 0].T + full.proj.bias[:64]
+    with torch.no_grad():
+        torch.testing.assert_close(mixer(x), expected.transpose(1, 2).unflatten(2, (5, 5)), rtol=1e-4, atol=1e-5)
+
+
+def test_linear_attention_equals_its_quadratic_form(supernet):
+    arch = one_mixer("relu_linear", 0, "layernorm", "relu", (16, 32, 64, 96), 1)
+    mixer = supernet.subnet(arch).stages[1].blocks[0].token_mixer
+    x = torch.randn(2, 32, 4, 4)
+    with torch.no_grad():
+        q, k, v = (layer(x).unflatten(1, (2, 16)).flatten(3) for layer in (mixer.q, mixer.k, mixer.v))
+        weights = q.relu().transpose(2, 3) @ k.relu() / 16  # [batch, heads, query, key]
+        weights = weights / (weights.sum(3, keepdim=True) + mixer.eps)
+        out = (v @ weights.transpose(2, 3)).flatten(1, 2).unflatten(2, (4, 4))
+        expected = mixer.proj(out + mixer.dwconv(mixer.v(x)))
+        torch.testing.assert_close(mixer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inception_channels_keep_their_role_at_every_width(supernet):
+    outs = []
+    x = torch.randn(1, 32, 8, 8)
+    for width in (16, 32):
+        arch = one_mixer("inception", 0, "batchnorm", "relu", (width, 32, 64, 96), 1)
+        with torch.no_grad():
+            outs.append(supernet.subnet(arch).stages[0].blocks[0].token_mixer(x[:, :width]))
+    assert torch.equal(outs[0], outs[1][:, :16])
+
+
+@settings(max_examples=5, deadline=None)
+@given(architectures(SMALL))
+def test_gradient_reaches_every_active_parameter_and_no_other(arch):
+    supernet = Supernet(SMALL, CLASSES).train()
+    supernet(images(arch), arch).square().sum().backward()
+    reached = sum(int((p.grad != 0).sum()) for p in supernet.parameters() if p.grad is not None)
+    active = sum(p.numel() for p in supernet.subnet(arch).parameters())
+    assert reached <= active
+    # A parameter without gradient may be a dead ReLU or a bias in front of BatchNorm; whole tensors are not.
+    plan = supernet._plan(arch)
+    for source in plan.sources:
+        if not source.is_buffer:
+            assert getattr(source.owner, source.attribute).grad is not None, source.name
+
+
+def test_supernet_leaves_its_input_and_its_weights_alone(supernet):
+    arch = SMALL.decode(SMALL.sample(np.random.default_rng(3)))
+    x = images(arch)
+    before, weights = x.clone(), {k: v.clone() for k, v in supernet.state_dict().items()}
+    with torch.no_grad():
+        supernet(x, arch)
+        subnet = supernet.subnet(arch)
+        for parameter in subnet.parameters():
+            parameter.zero_()
+    assert torch.equal(x, before)
+    assert all(torch.equal(v, weights[k]) for k, v in supernet.state_dict().items())
+
+
+def test_a_narrow_tensor_must_fit():
+    with pytest.raises(ValueError, match="must fit"):
+        shared_index((4, 4), (5, 4))
+
+
+@settings(max_examples=10, deadline=None)
+@given(architectures(SMALL))
+def test_parts_chain_and_hold_all_parameters(arch):
+    parts = list(network_parts(arch, CLASSES))
+    with torch.device("meta"):
+        modules = [part.build() for part in parts]
+        x = torch.empty(parts[0].input_shape)
+        for part, module in zip(parts, modules, strict=True):
+            assert tuple(x.shape) == part.input_shape, part.name
+            x = module(x)
+    assert tuple(x.shape) == (1, CLASSES)
+    whole = fold(build_network(arch, CLASSES))
+    assert sum(p.numel() for m in modules for p in m.parameters()) == sum(p.numel() for p in whole.parameters())
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="unknown token mixer 'spin'"):
+        build_network(one_mixer("spin", 0, "batchnorm", "relu", (16, 32, 64, 96), 1), CLASSES)
+    with pytest.raises(ValueError, match="kernels"):
+        build_network(one_mixer("dwconv", 9, "batchnorm", "relu", (16, 32, 64, 96), 1), CLASSES)
+    assert set(ACTIVATIONS) == {"relu", "hardswish", "gelu"}
