@@ -42,11 +42,13 @@ class DataSpec:
 class TrainSpec:
     """How the supernet is trained. Budgets are optimizer steps, never seconds.
 
+    single_path_steps: first steps, which train one network each; the others are sandwich steps.
     subnets: random subnets per sandwich step, beside the largest and the smallest.
     checkpoint_every: steps between two checkpoints; it does not change the result.
     """
 
     steps: int = 300
+    single_path_steps: int = 200
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -103,9 +105,7 @@ class StudySpec:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; absent options left out."""
         sections = dataclasses.asdict(self)
-        return {
-            name: {k: v for k, v in section.items() if v is not None} for name, section in sections.items()
-        }
+        return {name: {k: v for k, v in section.items() if v is not None} for name, section in sections.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, where: str = "study") -> StudySpec:
@@ -138,9 +138,7 @@ def load_spec(name_or_path: str) -> tuple[str, StudySpec]:
     path = shipped if shipped.is_file() else Path(name_or_path)
     if not path.is_file():
         hint = suggestion(name_or_path, list_studies())
-        raise UsageError(
-            f"no study configuration {name_or_path!r}: neither a file nor a shipped study; {hint}"
-        )
+        raise UsageError(f"no study configuration {name_or_path!r}: neither a file nor a shipped study; {hint}")
     return path.stem, StudySpec.from_dict(read_toml(path), where=str(path))
 
 
@@ -219,9 +217,7 @@ def _section(kind: type, name: str, entries: Any, where: str) -> Any:
     for key in entries:
         if key not in hints:
             raise UsageError(f"{where}: unknown key {key!r} in [{name}]; {suggestion(key, hints)}")
-    return kind(
-        **{key: _typed(hints[key], value, f"{where}: {name}.{key}") for key, value in entries.items()}
-    )
+    return kind(**{key: _typed(hints[key], value, f"{where}: {name}.{key}") for key, value in entries.items()})
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:

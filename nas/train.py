@@ -1,7 +1,8 @@
 """Supernet training: sandwich rule, in-place distillation, every mixer trained equally often, exact resume.
 
-Each step trains four networks on one batch: the largest and the smallest in the size axes, and random ones (sandwich
-rule, arXiv:1903.05134). Mixers, norms and activations have no largest: each position deals its values from a shuffled
+A sandwich step trains several networks on one batch: the largest and the smallest in the size axes, and random ones
+(arXiv:1903.05134). The first steps train only the largest: they cost a quarter and bring the shared weights to where
+distillation has something to teach. Mixers, norms and activations have no largest: each position deals its values from a shuffled
 deck, so that none is trained more than one time oftener than another (strict fairness, arXiv:1907.01845). The largest
 network learns from the labels; the others from the labels and from its predictions.
 """
@@ -134,17 +135,22 @@ def load_supernet(path: Path, space: SearchSpace, bundle: DataBundle) -> Superne
 
 
 def sandwich(space: SearchSpace, spec: TrainSpec, step: int) -> list[Architecture]:
-    """The architectures of one step: largest, smallest, then `spec.subnets` random ones; by seed and step."""
-    count = 2 + spec.subnets
+    """The architectures of one step: largest, smallest, then `spec.subnets` random ones; by seed and step.
+
+    In the first `spec.single_path_steps` steps only the largest.
+    """
+    count = 1 if step < spec.single_path_steps else 2 + spec.subnets
+    first_draw = step if count == 1 else spec.single_path_steps + (step - spec.single_path_steps) * count
     rng = np.random.default_rng((spec.seed, step, 1))
     genomes = [space.sample(rng) for _ in range(count)]
     for choice in space.choices:
         last_word = choice.name.split(".")[-1]
         if last_word in ("mixer", "norm", "activation"):
             for number, genome in enumerate(genomes):
-                genome[choice.name] = _dealt(choice.name, choice.values, spec.seed, step * count + number)
+                genome[choice.name] = _dealt(choice.name, choice.values, spec.seed, first_draw + number)
         elif last_word != "bits":
-            genomes[0][choice.name], genomes[1][choice.name] = choice.values[-1], choice.values[0]
+            for genome, end in zip(genomes[:2], (-1, 0), strict=False):
+                genome[choice.name] = choice.values[end]
     return [space.decode(genome) for genome in genomes]
 
 
@@ -170,7 +176,8 @@ def _train_step(
     teacher: Tensor | None = None
     largest_loss = 0.0
     optimizer.zero_grad(set_to_none=True)
-    for arch in sandwich(supernet.space, spec, step):
+    networks = sandwich(supernet.space, spec, step)
+    for arch in networks:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = supernet(_resized(images, arch.resolution), arch)
         logits = logits.float()
@@ -180,7 +187,7 @@ def _train_step(
         else:
             loss = 0.5 * loss + 0.5 * F.cross_entropy(logits, teacher)
         loss.backward()
-    torch.nn.utils.clip_grad_norm_(supernet.parameters(), 1.0 * (2 + spec.subnets))
+    torch.nn.utils.clip_grad_norm_(supernet.parameters(), float(len(networks)))
     optimizer.step()
     return largest_loss
 
