@@ -29,20 +29,14 @@ _QUIET = click.option("--quiet", is_flag=True, help="Say nothing but warnings on
 def _spec_options(command: Command) -> Command:
     """The options that describe a study; each replaces an entry of its TOML."""
     options = [
-        click.option(
-            "--config", default="quickstart", show_default=True, help="Shipped study, or a TOML file."
-        ),
+        click.option("--config", default="quickstart", show_default=True, help="Shipped study, or a TOML file."),
         click.option("--space", help="Search space (see `nas spaces`)."),
         click.option("--preset", help="Preset of the space."),
-        click.option(
-            "--granularity", type=click.Choice(["stage", "block"]), help="One choice per stage or block."
-        ),
+        click.option("--granularity", type=click.Choice(["stage", "block"]), help="One choice per stage or block."),
         click.option("--mixers", help="Token mixers to offer, comma-separated."),
         click.option("--data", help="'procedural', a folder of images, torch/cifar10, hfds/..., tfds/..."),
         click.option("--train-steps", type=int, help="Optimizer steps of the supernet."),
-        click.option(
-            "--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any entry of the TOML."
-        ),
+        click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any entry of the TOML."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -76,15 +70,9 @@ def cli() -> None:
 @click.option("--trials", type=int, help="Trials wanted in all, over every run of the study.")
 @click.option("--sampler", help="nsga2, tpe or random.")
 @click.option("--seed", type=int, help="Seed of the search.")
-@click.option(
-    "--objective", "objectives", multiple=True, help="top1, latency, energy, ...; repeat for several."
-)
-@click.option(
-    "--constraint", "constraints", multiple=True, help="Such as 'latency<=2ms'; repeat for several."
-)
-@click.option(
-    "--study", "--name", "name", help="Name of the study; by default CONFIG-<hash of the settings>."
-)
+@click.option("--objective", "objectives", multiple=True, help="top1, latency, energy, ...; repeat for several.")
+@click.option("--constraint", "constraints", multiple=True, help="Such as 'latency<=2ms'; repeat for several.")
+@click.option("--study", "--name", "name", help="Name of the study; by default CONFIG-<hash of the settings>.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Score on that many Ray actors.")
 @_FOLDER
 @_STORAGE
@@ -165,12 +153,8 @@ def train(
 @_FOLDER
 @_STORAGE
 @_JSON
-@click.option(
-    "--csv", "csv_file", type=click.Path(path_type=Path), help="Write the front to FILE ('-': stdout)."
-)
-@click.option(
-    "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the trade-off: .png, .svg or .pdf."
-)
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the front to FILE ('-': stdout).")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the trade-off: .png, .svg or .pdf.")
 def pareto(
     name: str | None,
     folder: Path,
@@ -200,9 +184,7 @@ def pareto(
 @_FOLDER
 @_STORAGE
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free port."
-)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free port.")
 def dashboard(name: str | None, folder: Path, url: str | None, host: str, port: int) -> None:
     """Show a study in Optuna Dashboard until Ctrl-C."""
     nas.show_dashboard(nas.open_study(folder, url, name), host, port)
@@ -215,9 +197,7 @@ def dashboard(name: str | None, folder: Path, url: str | None, host: str, port: 
 @click.option("--trial", "trial_number", type=int, help="Export this trial.")
 @click.option("--front", "whole_front", is_flag=True, help="Export every network of the front.")
 @click.option("--best-under", metavar="CONSTRAINT", help="Export the most accurate one under 'latency<=1ms'.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder that gets a folder per network."
-)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder that gets a folder per network.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @_JSON
 @_QUIET
@@ -272,9 +252,60 @@ def studies(folder: Path, url: str | None, as_json: bool) -> None:
     for shipped in listed["shipped"]:
         click.echo(f"{shipped['name']}  (shipped) {shipped['about']}")
     for study in listed["studies"]:
-        click.echo(
-            f"{study['name']}  {study['trials']} of {study['wanted']} trials, last searched {study['touched_at']}"
-        )
+        done = f"{study['trials']} of {study['wanted']} trials"
+        click.echo(f"{study['name']}  {done}, last searched {study['touched_at']}")
+
+
+@cli.group(invoke_without_command=True)
+@_JSON
+@click.pass_context
+def targets(context: click.Context, as_json: bool) -> None:
+    """List the accelerators that come with the program."""
+    if context.invoked_subcommand is None:
+        listed = nas.describe_targets()
+        if as_json:
+            click.echo(json.dumps(listed, indent=2))
+        else:
+            click.echo("\n".join(f"{target['name']}  {target['title']}" for target in listed))
+
+
+@targets.command("show")
+@click.argument("name")
+@_JSON
+def show_target(name: str, as_json: bool) -> None:
+    """Show every value of an accelerator (a name or a TOML file) with its source."""
+    target = nas.describe_target(name)
+    if as_json:
+        click.echo(json.dumps(target, indent=2))
+        return
+    click.echo(f"{target['name']}: {target['title']}\n{target['description']}\naccuracy: {target['accuracy']}")
+    for entry in target["values"]:
+        click.echo(f"{entry['key']} = {entry['value']}    # {entry['source']}")
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--target", required=True, help="Accelerator, or a TOML file.")
+@click.option("--input-size", type=int, help="Side of the square image in pixels; the model's own if not given.")
+@click.option("--precision", help="fp16, w8a8, w8a16, w4a8, ...; a searched network's own bits if not given.")
+@click.option("--from", "models", type=click.Path(path_type=Path), help="CSV of model,input_size,precision.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to FILE as CSV.")
+@_JSON
+def cost(
+    model: str | None, target: str, input_size: int | None, precision: str | None, models: Path | None,
+    csv_file: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Predict what MODEL costs on a target, layer by layer: a timm model, or a folder that export wrote."""
+    if (model is None) == (models is None):
+        raise nas.UsageError("name one MODEL, or a CSV of many with --from")
+    if models is not None:
+        rows = nas.cost_many(models, target, csv_file)
+        click.echo(json.dumps(rows, indent=2) if as_json else nas.cost_lines(rows), nl=True)
+        return
+    report = nas.cost_one(str(model), target, input_size, precision)
+    if csv_file is not None:
+        nas.write_whole(csv_file, nas.ops_csv(report))
+    click.echo(json.dumps(report, indent=2) if as_json else nas.cost_table(report))
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.cost_text import cost_lines, cost_many, cost_one, cost_table, ops_csv
     from nas.dashboard import show_dashboard
-    from nas.describe import describe_spaces, describe_studies
+    from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
     from nas.files import write_whole
     from nas.picture import write_picture
@@ -28,13 +29,20 @@ _HOME = {
     "Study": "nas.study",
     "StudySpec": "nas.spec",
     "UsageError": "nas.errors",
+    "cost_lines": "nas.cost_text",
+    "cost_many": "nas.cost_text",
+    "cost_one": "nas.cost_text",
+    "cost_table": "nas.cost_text",
     "describe_spaces": "nas.describe",
     "describe_studies": "nas.describe",
+    "describe_target": "nas.describe",
+    "describe_targets": "nas.describe",
     "front_csv": "nas.report",
     "front_table": "nas.report",
     "load_spec": "nas.spec",
     "networks": "nas.report",
     "open_study": "nas.study",
+    "ops_csv": "nas.cost_text",
     "override": "nas.spec",
     "parse_setting": "nas.spec",
     "run_search": "nas.search",
@@ -53,13 +61,20 @@ __all__ = [
     "Study",
     "StudySpec",
     "UsageError",
+    "cost_lines",
+    "cost_many",
+    "cost_one",
+    "cost_table",
     "describe_spaces",
     "describe_studies",
+    "describe_target",
+    "describe_targets",
     "front_csv",
     "front_table",
     "load_spec",
     "networks",
     "open_study",
+    "ops_csv",
     "override",
     "parse_setting",
     "run_search",

@@ -62,9 +62,7 @@ class Mirror:
         store = FileSystemArtifactStore(artifacts)
         content = picture.read_bytes()
         for meta in get_all_artifact_meta(self._study):
-            if (artifacts / meta.artifact_id).is_file() and (
-                artifacts / meta.artifact_id
-            ).read_bytes() == content:
+            if (artifacts / meta.artifact_id).is_file() and (artifacts / meta.artifact_id).read_bytes() == content:
                 break
         else:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=self._study)
@@ -117,9 +115,7 @@ def _serve(url: str, artifacts: Path, host: str, port: int, page: str) -> None:
     try:
         server = make_server(host, port, app, server_class=Server, handler_class=Quiet)
     except OSError as error:
-        raise NasError(
-            f"cannot listen on {host}:{port} ({error.strerror}); name another with --port"
-        ) from error
+        raise NasError(f"cannot listen on {host}:{port} ({error.strerror}); name another with --port") from error
     address = f"http://{host}:{server.server_port}/{page}"
     with server:
         print(

@@ -1,12 +1,15 @@
-"""Lists of what there is, as plain data: spaces, studies."""
+"""Lists of what there is, as plain data: spaces, targets, studies."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from nas.errors import UsageError
-from nas.problem import space_of
+from nas.problem import find_target, space_of
 from nas.spec import STUDIES, SpaceSpec, list_studies
 from nas.store import Store
 from search_spaces.metaformer import SPACES
@@ -17,6 +20,25 @@ def describe_spaces(name: str | None, preset: str, granularity: str) -> list[dic
     names = [name] if name is not None else sorted(SPACES)
     spaces = [space_of(SpaceSpec(name=one, preset=preset, granularity=granularity)) for one in names]
     return [{**space.to_dict(), "mixers": list(space.mixers), "size": space.size} for space in spaces]
+
+
+def describe_targets() -> list[dict[str, Any]]:
+    """Name and title of every accelerator that ships."""
+    from hw_models import list_targets
+
+    return [{"name": name, "title": find_target(name).title} for name in list_targets()]
+
+
+def describe_target(name_or_path: str) -> dict[str, Any]:
+    """A target's prose, and every value with its source. Raises UsageError."""
+    target = find_target(name_or_path)
+    content = asdict(target)
+    values = []
+    for key, source in target.sources.items():
+        value = reduce(getitem, key.split("."), content)
+        values.append({"key": key, "value": value, "source": source})
+    prose = {key: content[key] for key in ("name", "title", "description", "accuracy")}
+    return {**prose, "values": values}
 
 
 def describe_studies(folder: Path, url: str | None) -> dict[str, list[dict[str, Any]]]:

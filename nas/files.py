@@ -24,9 +24,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise NasError(
-            f"cannot write {path} ({error.strerror}); free some space or use another folder"
-        ) from error
+        raise NasError(f"cannot write {path} ({error.strerror}); free some space or use another folder") from error
 
 
 @contextmanager
@@ -42,9 +40,7 @@ def sole_user(folder: Path, what: str) -> Iterator[None]:
         except BlockingIOError as error:
             stream.seek(0)
             user = stream.read().strip() or "another process"
-            raise NasError(
-                f"{what} is in use by {user}; wait for it, stop it, or name another with --study"
-            ) from error
+            raise NasError(f"{what} is in use by {user}; wait for it, stop it, or name another with --study") from error
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}")
         stream.flush()

@@ -143,16 +143,12 @@ class Goal:
         missed = [shortfall for c in asked if (shortfall := c.shortfall(costs, top1)) is not None]
         for target, summary in costs.items():
             for violation in summary.get("violations", ()):
-                missed.append(
-                    Shortfall(LEGALITY, _legality_gap(violation), f"{target}: {_reason(violation)}")
-                )
+                missed.append(Shortfall(LEGALITY, _legality_gap(violation), f"{target}: {_reason(violation)}"))
         return tuple(missed)
 
 
 def _legality_gaps(costs: Costs) -> list[float]:
-    return [
-        _legality_gap(violation) for summary in costs.values() for violation in summary.get("violations", ())
-    ]
+    return [_legality_gap(violation) for summary in costs.values() for violation in summary.get("violations", ())]
 
 
 def _legality_gap(violation: Mapping[str, Any]) -> float:

@@ -32,9 +32,7 @@ def trade_off_picture(study: Study, form: str = "png") -> bytes:
         _draw_panel(axes, study, axis, vertical)
     accuracy = next((trial.accuracy for trial in study.trials if trial.accuracy is not None), None)
     sample = (
-        f"{accuracy['kind']} top-1 on {accuracy['samples']} {accuracy['images']} images"
-        if accuracy
-        else "no scores"
+        f"{accuracy['kind']} top-1 on {accuracy['samples']} {accuracy['images']} images" if accuracy else "no scores"
     )
     figure.suptitle(f"{study.name}: {sample}, costs predicted", fontsize=10)
     stream = io.BytesIO()
@@ -54,9 +52,7 @@ def _draw_panel(axes: Axes, study: Study, across: Axis, vertical: Axis) -> None:
     scored = [trial for trial in study.trials if trial.accuracy is not None]
     feasible = [trial for trial in scored if trial.is_feasible(study.goal)]
     unit_of = {
-        axis.name: shown_unit(
-            max((axis.value(t.costs, t.top1) for t in scored), default=0.0), axis.objective.quantity
-        )
+        axis.name: shown_unit(max((axis.value(t.costs, t.top1) for t in scored), default=0.0), axis.objective.quantity)
         for axis in (across, vertical)
     }
 
@@ -75,16 +71,10 @@ def _draw_panel(axes: Axes, study: Study, across: Axis, vertical: Axis) -> None:
     if vertical.objective.needs_images:
         errors = [100 * float((trial.accuracy or {}).get("stderr", 0.0)) for trial in study.front]
     label = f"front ({len(x)}), bars: one standard error" if errors else f"front ({len(x)})"
-    axes.errorbar(
-        x, y, yerr=errors, fmt="o-", drawstyle="steps-post", color="C0", capsize=2, markersize=5, label=label
-    )
-    if vertical.objective.needs_images and (
-        checked := [t for t in study.front if t.number in study.validations]
-    ):
+    axes.errorbar(x, y, yerr=errors, fmt="o-", drawstyle="steps-post", color="C0", capsize=2, markersize=5, label=label)
+    if vertical.objective.needs_images and (checked := [t for t in study.front if t.number in study.validations]):
         heights = [100 * float(study.validations[trial.number]["top1"]) for trial in checked]
-        axes.plot(
-            points(checked)[0], heights, "s", color="C1", mfc="none", label="the same on validation images"
-        )
+        axes.plot(points(checked)[0], heights, "s", color="C1", mfc="none", label="the same on validation images")
     for axis, put in ((across, axes.set_xlabel), (vertical, axes.set_ylabel)):
         put(f"{axis.title} [{unit_of[axis.name]}]".replace(" []", ""))
     axes.grid(alpha=0.3)

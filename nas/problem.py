@@ -58,9 +58,7 @@ def pose(spec: StudySpec, folder: Path) -> Problem:
     spec = with_full_paths(spec)
     space = space_of(spec.space)
     if spec.search.sampler not in SAMPLERS:
-        raise UsageError(
-            f"unknown sampler {spec.search.sampler!r}; {suggestion(spec.search.sampler, SAMPLERS)}"
-        )
+        raise UsageError(f"unknown sampler {spec.search.sampler!r}; {suggestion(spec.search.sampler, SAMPLERS)}")
     targets = load_targets(spec)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
     data = load_images(spec, space, folder)
@@ -87,20 +85,23 @@ def space_of(spec: SpaceSpec) -> SearchSpace:
 
 def load_targets(spec: StudySpec) -> dict[str, Target]:
     """Target name -> target, in the order of the spec. Raises UsageError."""
-    from hw_models import load_target
-
     targets: dict[str, Target] = {}
     for name in spec.search.targets:
-        try:
-            target = load_target(name)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        target = find_target(name)
         if target.name in targets:
-            raise UsageError(
-                f"target {target.name!r} is named twice; give each target once, each with its own name"
-            )
+            raise UsageError(f"target {target.name!r} is named twice; give each target once, each with its own name")
         targets[target.name] = target
     return targets
+
+
+def find_target(name_or_path: str) -> Target:
+    """Raises UsageError when there is no such target, or its file is not right."""
+    from hw_models import load_target
+
+    try:
+        return load_target(name_or_path)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def load_images(spec: StudySpec, space: SearchSpace, folder: Path) -> DataBundle:

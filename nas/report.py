@@ -117,9 +117,7 @@ def claims(study: Study) -> list[str]:
             f"top-1: quantized, {accuracy['kind']}, on {accuracy['samples']} {accuracy['images']} images, "
             "± one standard error."
         )
-    pairs = [
-        (t.top1 or 0.0, study.validations[t.number]) for t in study.front if t.number in study.validations
-    ]
+    pairs = [(t.top1 or 0.0, study.validations[t.number]) for t in study.front if t.number in study.validations]
     if pairs:
         optimism = sum(top1 - validation["top1"] for top1, validation in pairs) / len(pairs)
         lines.append(
@@ -133,9 +131,7 @@ def in_short(architecture: Architecture) -> str:
     """Resolution, then mixer, width and bits of each stage: `r32 2xdwconv5:32:w8a8 mhsa:64:w4a8`."""
     words = [f"r{architecture.resolution}"]
     for stage in architecture.stages:
-        tokens = list(
-            dict.fromkeys(f"{block.mixer_token}:{stage.width}:{block.bits}" for block in stage.blocks)
-        )
+        tokens = list(dict.fromkeys(f"{block.mixer_token}:{stage.width}:{block.bits}" for block in stage.blocks))
         count = f"{len(stage.blocks)}x" if len(tokens) == 1 and len(stage.blocks) > 1 else ""
         words.append(count + "+".join(tokens))
     return " ".join(words)
@@ -147,11 +143,7 @@ def _table_axes(study: Study) -> list[Axis]:
     target = study.goal.targets[0]
     for name in ("energy", "peak_memory", "weight_size", "macs"):
         if not any(known.split("@")[0] == name for known in axes):
-            shown = (
-                name
-                if len(study.goal.targets) == 1 or not OBJECTIVES[name].per_target
-                else f"{name}@{target}"
-            )
+            shown = name if len(study.goal.targets) == 1 or not OBJECTIVES[name].per_target else f"{name}@{target}"
             axes[shown] = Axis(shown, OBJECTIVES[name], target)
     return list(axes.values())
 

@@ -45,9 +45,7 @@ class Proposer:
     def __init__(self, space: SearchSpace, goal: Goal, sampler: str, seed: int) -> None:
         self._space, self._goal, self._make, self._seed = space, goal, SAMPLERS[sampler], seed
         self._genes: dict[str, BaseDistribution] = {**distributions(space)}
-        self._study = optuna.create_study(
-            directions=list(goal.directions), storage=optuna.storages.InMemoryStorage()
-        )
+        self._study = optuna.create_study(directions=list(goal.directions), storage=optuna.storages.InMemoryStorage())
 
     def ask(self, batch: int, count: int) -> list[Proposal]:
         """The first `count` proposals of a batch. Asking twice gives the same."""

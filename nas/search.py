@@ -4,7 +4,7 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -83,24 +83,18 @@ def _enter_study(store: Store, problem: Problem, config: str, name: str | None, 
     wanted = check_name(name) if name else f"{config}-{problem.identity[:8]}"
     if wanted in known and known[wanted].identity != problem.identity:
         changed = differences(known[wanted].spec, problem.spec) or ["the images or a target file"]
-        narrator.say(
-            f"study {wanted} was made with other settings ({', '.join(changed)}): this is a new study"
-        )
+        narrator.say(f"study {wanted} was made with other settings ({', '.join(changed)}): this is a new study")
         wanted = f"{wanted}-{problem.identity[:8]}"
     elif wanted not in known and name is None:
         before = next((record for record in known.values() if record.config == config), None)
         if before is not None:
             changed = differences(before.spec, problem.spec) or ["the images or a target file"]
-            narrator.say(
-                f"settings differ from study {before.name} ({', '.join(changed)}): this is a new study"
-            )
+            narrator.say(f"settings differ from study {before.name} ({', '.join(changed)}): this is a new study")
     store.put_study(wanted, problem.identity, config, problem.spec)
     return wanted
 
 
-def _explore(
-    problem: Problem, store: Store, study: str, score: Scorer, mirror: Mirror, narrator: Narrator
-) -> None:
+def _explore(problem: Problem, store: Store, study: str, score: Scorer, mirror: Mirror, narrator: Narrator) -> None:
     """Batch after batch until the study has all its trials, or the space has no more networks to offer."""
     search = problem.spec.search
     trials = {trial.number: trial for trial in store.trials(study)}
@@ -118,9 +112,7 @@ def _explore(
             proposer.tell(told)
             mirror.add(told)
             if len(told) < len(numbers):
-                narrator.say(
-                    f"no new network was found in a space of {problem.space.size}: the search ends here"
-                )
+                narrator.say(f"no new network was found in a space of {problem.space.size}: the search ends here")
                 return
 
 
@@ -189,11 +181,7 @@ def _validate(problem: Problem, store: Store, study: str, score: Scorer, narrato
     """Score the front on the validation images, which nothing has seen so far."""
     known = store.validations(study)
     chosen = front(store.trials(study), problem.goal)
-    jobs = [
-        Job(t.number, t.architecture, "val")
-        for t in chosen
-        if t.number not in known
-    ]
+    jobs = [Job(t.number, t.architecture, "val") for t in chosen if t.number not in known]
     if jobs:
         with narrator.bar("validating the front") as update:
             for done, (number, evaluation) in enumerate(score(jobs), start=1):
@@ -202,9 +190,7 @@ def _validate(problem: Problem, store: Store, study: str, score: Scorer, narrato
 
 
 @contextmanager
-def _scoring(
-    problem: Problem, store: Store, study: str, workers: int, narrator: Narrator
-) -> Iterator[Scorer]:
+def _scoring(problem: Problem, store: Store, study: str, workers: int, narrator: Narrator) -> Iterator[Scorer]:
     """A scorer that trains or loads the supernet at its first job: a search in which nothing is feasible
     trains none.
     """
@@ -229,8 +215,8 @@ def run_training(spec: StudySpec, folder: Path, *, narrator: Narrator | None = N
         return _train(pose(spec, folder), folder, narrator)
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"interrupted: training is saved up to its last step in {folder.resolve()}; run the same command again "
-            "to go on"
+            f"interrupted: training is saved up to its last step in {folder.resolve()}; run the same "
+            "command again to go on"
         ) from error
 
 

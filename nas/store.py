@@ -78,9 +78,7 @@ class Store:
         self.folder = folder.resolve()
         self.url = url or f"sqlite:///{self.folder / 'nas.db'}"
         if url is None and not create and not (self.folder / "nas.db").is_file():
-            raise UsageError(
-                f"no studies in {self.folder}: run `nas search` first, or name their folder with --dir"
-            )
+            raise UsageError(f"no studies in {self.folder}: run `nas search` first, or name their folder with --dir")
         if create:
             _make_folder(self.folder)
         with self._clear_errors():
@@ -94,9 +92,7 @@ class Store:
             if create:
                 _TABLES.create_all(self._engine)
             elif _STUDIES.name not in tables:
-                raise UsageError(
-                    f"no studies in {self.url}: run `nas search` first, or name another with --storage"
-                )
+                raise UsageError(f"no studies in {self.url}: run `nas search` first, or name another with --storage")
 
     def study_folder(self, name: str) -> Path:
         return self.folder / "studies" / name
@@ -124,9 +120,7 @@ class Store:
         row = {"identity": identity, "config": config, "spec": to_toml(spec)}
         row["touched_at"] = datetime.now().isoformat()
         with self._clear_errors(), self._engine.begin() as connection:
-            known = connection.execute(
-                sa.update(_STUDIES).where(_STUDIES.c.name == name).values(**row)
-            ).rowcount
+            known = connection.execute(sa.update(_STUDIES).where(_STUDIES.c.name == name).values(**row)).rowcount
             if not known:
                 connection.execute(sa.insert(_STUDIES).values(name=name, **row))
 
@@ -177,9 +171,7 @@ class Store:
         try:
             yield
         except (ArgumentError, NoSuchModuleError) as error:
-            raise UsageError(
-                f"--storage {self.url!r} is not a database URL such as sqlite:///nas.db"
-            ) from error
+            raise UsageError(f"--storage {self.url!r} is not a database URL such as sqlite:///nas.db") from error
         except ModuleNotFoundError as error:
             raise UsageError(f"{self.url} needs the Python package {error.name!r}: pip install it") from error
         except IntegrityError:
@@ -193,8 +185,7 @@ def _database_error(url: str, said: str) -> Exception:
         return UsageError(f"{url} is not an SQLite database ({said}); name another with --storage or --dir")
     if "disk is full" in said or "disk I/O" in said:
         return NasError(
-            f"{url} cannot grow ({said}): free some space and run the same command again; "
-            "finished trials are kept"
+            f"{url} cannot grow ({said}): free some space and run the same command again; finished trials are kept"
         )
     if "unable to open" in said or "readonly" in said:
         return NasError(f"{url} cannot be written ({said}); name a writable folder with --dir")
@@ -221,9 +212,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NasError(
-            f"cannot make the folder {folder} ({error.strerror}); name a writable one with --dir"
-        ) from error
+        raise NasError(f"cannot make the folder {folder} ({error.strerror}); name a writable one with --dir") from error
 
 
 def _study_record(row: Any) -> StudyRecord:

@@ -90,12 +90,9 @@ class Study:
             missed = {shortfall.demand: shortfall for shortfall in trial.shortfalls(self.goal)}
             for demand, shortfall in missed.items():
                 counts[demand] = counts.get(demand, 0) + 1
-                nearest[demand] = min(
-                    nearest.get(demand, (float("inf"), "")), (shortfall.gap, shortfall.reason)
-                )
+                nearest[demand] = min(nearest.get(demand, (float("inf"), "")), (shortfall.gap, shortfall.reason))
         detail = "; ".join(
-            f"{counts[demand]} miss {demand!r} (the nearest: {nearest[demand][1]})"
-            for demand in sorted(counts)
+            f"{counts[demand]} miss {demand!r} (the nearest: {nearest[demand][1]})" for demand in sorted(counts)
         )
         return NothingFeasible(
             f"none of the {len(self.trials)} candidates of study {self.name} is feasible: {detail}; "
@@ -116,9 +113,7 @@ def read_study(store: Store, name: str | None = None) -> Study:
     """The named study, or the newest. Raises UsageError when there is none."""
     record = store.study(name)
     trials = store.trials(record.name)
-    targets = (
-        list(trials[0].costs) if trials else [Path(target).stem for target in record.spec.search.targets]
-    )
+    targets = list(trials[0].costs) if trials else [Path(target).stem for target in record.spec.search.targets]
     search = record.spec.search
     return Study(
         name=record.name,

@@ -1,15 +1,27 @@
-"""Where candidates are scored: in this process, or on Ray actors that share the supernet's weights."""
+"""Where candidates are scored: in this process, or on Ray actors that share the supernet's weights.
+
+A candidate is scored on one thread wherever that happens: with another number of threads convolutions round
+otherwise, and 4-bit quantization turns that into other predictions. So the number of workers never changes a
+figure.
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+from nas.errors import NasError
 
 if TYPE_CHECKING:
     from nas.evaluate import Evaluation, Evaluator
+    from nas.spec import EvaluateSpec
     from search_spaces.architecture import Architecture
+
+THREADS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +33,121 @@ class Job:
 
     number: int
     architecture: Architecture
-    images: str
+    images: Literal["search", "val"]
 
 
 Scorer = Callable[[Sequence[Job]], Iterator[tuple[int, "Evaluation"]]]
-"""Scores jobs and yields (trial number, evaluation) as they finish, in any order."""
+"""Scores jobs and yields (trial number, evaluation) as they finish, in any order. What was yielded has been
+dealt with (recorded) before another job begins.
+"""
 
 
 @contextmanager
 def scorer(evaluator: Evaluator, workers: int) -> Iterator[Scorer]:
     """`workers` Ray actors; none for 0, and then nothing of Ray is imported."""
+    with _on_actors(evaluator, workers) if workers else _in_this_process(evaluator) as score:
+        yield score
 
-    def in_this_process(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
+
+@contextmanager
+def _in_this_process(evaluator: Evaluator) -> Iterator[Scorer]:
+    import torch
+
+    def score(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
         for job in jobs:
             yield job.number, evaluator.evaluate(job.architecture, job.images)
 
-    yield in_this_process
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield score
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Worker:
+    """An actor: an evaluator whose weights lie in the object store, read-only and once for all actors."""
+
+    def __init__(self, spec: EvaluateSpec, identity: str, shared: list[Any]) -> None:
+        """shared: references to the data, the space and the weights as numpy arrays by name."""
+        import warnings
+
+        import ray
+        import torch
+
+        from nas.evaluate import Evaluator
+        from search_spaces.supernet import Supernet
+
+        torch.set_num_threads(THREADS)
+        bundle, space, weights = ray.get(shared)
+        with torch.device("meta"):
+            supernet = Supernet(space, bundle.num_classes, bundle.in_chans)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes
+            tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        supernet.load_state_dict(tensors, strict=True, assign=True)
+        self._evaluator = Evaluator(bundle, spec, supernet.eval(), identity)
+
+    def evaluate(self, job: Job) -> Evaluation:
+        return self._evaluator.evaluate(job.architecture, job.images)
+
+
+@contextmanager
+def _on_actors(evaluator: Evaluator, workers: int) -> Iterator[Scorer]:
+    import ray
+
+    _start_ray(workers)
+    try:
+        weights = {name: tensor.numpy() for name, tensor in evaluator.supernet.state_dict().items()}
+        shared = [ray.put(part) for part in (evaluator.bundle, evaluator.supernet.space, weights)]
+        # A killed actor starts again and its candidate is scored again, up to three times.
+        kind = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Worker)
+        actors = [kind.remote(bundle, evaluator.spec, space, arrays, evaluator.weights) for _ in range(workers)]
+        yield lambda jobs: _dealt_out(jobs, actors)
+    finally:
+        ray.shutdown()
+
+
+def _dealt_out(jobs: Sequence[Job], actors: Sequence[Any]) -> Iterator[tuple[int, Evaluation]]:
+    """One job at a time for every actor."""
+    import ray
+
+    waiting = list(reversed(jobs))
+    busy: dict[Any, tuple[int, Any]] = {}
+
+    def give(actor: Any) -> None:
+        if waiting:
+            job = waiting.pop()
+            busy[actor.evaluate.remote(job)] = (job.number, actor)
+
+    for actor in actors:
+        give(actor)
+    while busy:
+        (done,), _ = ray.wait(list(busy), num_returns=1)
+        number, actor = busy.pop(done)
+        try:
+            evaluation = ray.get(done)
+        except ray.exceptions.RayActorError as error:
+            raise NasError(
+                f"the worker that scored trial {number} died again and again; give it more memory or use fewer "
+                "--workers, then run the same command again"
+            ) from error
+        yield number, evaluation
+        give(actor)
+
+
+def _start_ray(workers: int) -> None:
+    """A cluster of this process alone."""
+    import logging
+
+    import ray
+
+    # Ray keeps others out by a token; without this one it would write one into the home folder.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(
+        address="local",
+        num_cpus=workers,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )

@@ -1,0 +1,97 @@
+"""Cost reports for people and programs: one network layer by layer, or many in a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.problem import find_target
+from nas.units import BYTES, COUNT, FRACTION, JOULES, SECONDS, format_quantity
+
+_FIGURES = {
+    "latency_s": SECONDS,
+    "energy_j": JOULES,
+    "macs": COUNT,
+    "params": COUNT,
+    "dram_bytes": BYTES,
+    "peak_onchip_bytes": BYTES,
+    "weight_bytes": BYTES,
+}
+_COLUMNS = {
+    "latency_s": SECONDS,
+    "energy_j": JOULES,
+    "macs": COUNT,
+    "utilization": FRACTION,
+    "dram_bytes": BYTES,
+    "onchip_bytes": BYTES,
+}
+
+
+def cost_one(model: str, target: str, input_size: int | None, precision: str | None) -> dict[str, Any]:
+    """The report of a timm model or an exported folder, as `CostReport.to_dict`. Raises UsageError."""
+    from nas.cost import cost_model
+
+    return cost_model(model, find_target(target), input_size, precision).to_dict()
+
+
+def cost_many(models: Path, target: str, out: Path | None) -> list[dict[str, Any]]:
+    """One row per line of a CSV with columns model, input_size, precision. Raises UsageError."""
+    from nas.cost import cost_csv
+
+    return cost_csv(models, find_target(target), out)
+
+
+def cost_table(report: Mapping[str, Any]) -> str:
+    """Totals, then a line per fused group of ops, then what limits the figures."""
+    shape = "x".join(map(str, report["input_shape"]))
+    lines = [f"{report['model']} on {report['target']}, {report['precision']}, input {shape}: predicted", ""]
+    lines += [f"{key:>18}  {format_quantity(report[key], kind)}" for key, kind in _FIGURES.items()]
+    header = ["group", "kind", "bound by", *(key.rsplit("_", 1)[0] for key in _COLUMNS)]
+    rows = [
+        [str(op["name"]), str(op["kind"]), str(op["bound"])]
+        + [format_quantity(op[key], kind) for key, kind in _COLUMNS.items()]
+        for op in report["ops"]
+    ]
+    lines += [
+        "",
+        *_aligned([header, *rows]),
+        f"network overhead  {format_quantity(report['overhead_s'], SECONDS)}",
+    ]
+    lines += [f"not possible on {report['target']}: {violation['what']}" for violation in report["violations"]]
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    return "\n".join([*lines, f"accuracy: {report['accuracy']}"])
+
+
+def cost_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Many networks, a line each; what could not be costed says why."""
+    header = ["model", "input", "precision", *(key.rsplit("_", 1)[0] for key in _FIGURES), "remark"]
+    table = [
+        [str(row["model"]), str(row["input_size"]), str(row["precision"])]
+        + [format_quantity(row[key], kind) if row[key] != "" else "-" for key, kind in _FIGURES.items()]
+        + [str(row["error"] or row["violations"])]
+        for row in rows
+    ]
+    return "\n".join(_aligned([header, *table]))
+
+
+def ops_csv(report: Mapping[str, Any]) -> str:
+    """The groups of ops, a line each, SI units; ops that were fused are joined by '+'."""
+    rows = [{**op, "fused": "+".join(op["fused"])} for op in report["ops"]]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["name"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """First column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = []
+    for row in table:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
