@@ -300,12 +300,12 @@ def cost(
         raise nas.UsageError("name one MODEL, or a CSV of many with --from")
     if models is not None:
         rows = nas.cost_many(models, target, csv_file)
-        click.echo(json.dumps(rows, indent=2) if as_json else nas.cost_lines(rows), nl=True)
+        click.echo(json.dumps(rows, indent=2) if as_json else nas.cost_lines(rows))
         return
     report = nas.cost_one(str(model), target, input_size, precision)
     if csv_file is not None:
         nas.write_whole(csv_file, nas.ops_csv(report))
-    click.echo(json.dumps(report, indent=2) if as_json else nas.cost_table(report))
+    click.echo(report.to_json() if as_json else nas.report_text(report))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.cost_text import cost_lines, cost_many, cost_one, cost_table, ops_csv
+    from nas.cost_text import cost_lines, cost_many, cost_one, ops_csv, report_text
     from nas.dashboard import show_dashboard
     from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
@@ -32,7 +32,6 @@ _HOME = {
     "cost_lines": "nas.cost_text",
     "cost_many": "nas.cost_text",
     "cost_one": "nas.cost_text",
-    "cost_table": "nas.cost_text",
     "describe_spaces": "nas.describe",
     "describe_studies": "nas.describe",
     "describe_target": "nas.describe",
@@ -45,6 +44,7 @@ _HOME = {
     "ops_csv": "nas.cost_text",
     "override": "nas.spec",
     "parse_setting": "nas.spec",
+    "report_text": "nas.cost_text",
     "run_search": "nas.search",
     "run_training": "nas.search",
     "show_dashboard": "nas.dashboard",
@@ -64,7 +64,6 @@ __all__ = [
     "cost_lines",
     "cost_many",
     "cost_one",
-    "cost_table",
     "describe_spaces",
     "describe_studies",
     "describe_target",
@@ -77,6 +76,7 @@ __all__ = [
     "ops_csv",
     "override",
     "parse_setting",
+    "report_text",
     "run_search",
     "run_training",
     "show_dashboard",

@@ -6,10 +6,15 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from nas.problem import find_target
-from nas.units import BYTES, COUNT, FRACTION, JOULES, SECONDS, format_quantity
+from nas.units import BYTES, COUNT, JOULES, SECONDS, format_quantity
+
+if TYPE_CHECKING:
+    from hw_models import CostReport
 
 _FIGURES = {
     "latency_s": SECONDS,
@@ -20,21 +25,13 @@ _FIGURES = {
     "peak_onchip_bytes": BYTES,
     "weight_bytes": BYTES,
 }
-_COLUMNS = {
-    "latency_s": SECONDS,
-    "energy_j": JOULES,
-    "macs": COUNT,
-    "utilization": FRACTION,
-    "dram_bytes": BYTES,
-    "onchip_bytes": BYTES,
-}
 
 
-def cost_one(model: str, target: str, input_size: int | None, precision: str | None) -> dict[str, Any]:
-    """The report of a timm model or an exported folder, as `CostReport.to_dict`. Raises UsageError."""
+def cost_one(model: str, target: str, input_size: int | None, precision: str | None) -> CostReport:
+    """The report of a timm model or an exported folder. Raises UsageError."""
     from nas.cost import cost_model
 
-    return cost_model(model, find_target(target), input_size, precision).to_dict()
+    return cost_model(model, find_target(target), input_size, precision)
 
 
 def cost_many(models: Path, target: str, out: Path | None) -> list[dict[str, Any]]:
@@ -44,25 +41,13 @@ def cost_many(models: Path, target: str, out: Path | None) -> list[dict[str, Any
     return cost_csv(models, find_target(target), out)
 
 
-def cost_table(report: Mapping[str, Any]) -> str:
-    """Totals, then a line per fused group of ops, then what limits the figures."""
-    shape = "x".join(map(str, report["input_shape"]))
-    lines = [f"{report['model']} on {report['target']}, {report['precision']}, input {shape}: predicted", ""]
-    lines += [f"{key:>18}  {format_quantity(report[key], kind)}" for key, kind in _FIGURES.items()]
-    header = ["group", "kind", "bound by", *(key.rsplit("_", 1)[0] for key in _COLUMNS)]
-    rows = [
-        [str(op["name"]), str(op["kind"]), str(op["bound"])]
-        + [format_quantity(op[key], kind) for key, kind in _COLUMNS.items()]
-        for op in report["ops"]
-    ]
-    lines += [
-        "",
-        *_aligned([header, *rows]),
-        f"network overhead  {format_quantity(report['overhead_s'], SECONDS)}",
-    ]
-    lines += [f"not possible on {report['target']}: {violation['what']}" for violation in report["violations"]]
-    lines += [f"warning: {warning}" for warning in report["warnings"]]
-    return "\n".join([*lines, f"accuracy: {report['accuracy']}"])
+def report_text(report: CostReport) -> str:
+    """The tables of one network, as plain text."""
+    from nas.cost_report import cost_table
+
+    stream = io.StringIO()
+    Console(file=stream, width=120).print(cost_table(report))
+    return stream.getvalue().rstrip()
 
 
 def cost_lines(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -77,9 +62,9 @@ def cost_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(_aligned([header, *table]))
 
 
-def ops_csv(report: Mapping[str, Any]) -> str:
+def ops_csv(report: CostReport) -> str:
     """The groups of ops, a line each, SI units; ops that were fused are joined by '+'."""
-    rows = [{**op, "fused": "+".join(op["fused"])} for op in report["ops"]]
+    rows = [{**op, "fused": "+".join(op["fused"])} for op in report.rows]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["name"])
     writer.writeheader()

@@ -102,7 +102,7 @@ def _on_actors(evaluator: Evaluator, workers: int) -> Iterator[Scorer]:
         shared = [ray.put(part) for part in (evaluator.bundle, evaluator.supernet.space, weights)]
         # A killed actor starts again and its candidate is scored again, up to three times.
         kind = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Worker)
-        actors = [kind.remote(bundle, evaluator.spec, space, arrays, evaluator.weights) for _ in range(workers)]
+        actors = [kind.remote(evaluator.spec, evaluator.weights, shared) for _ in range(workers)]
         yield lambda jobs: _dealt_out(jobs, actors)
     finally:
         ray.shutdown()
@@ -144,6 +144,8 @@ def _start_ray(workers: int) -> None:
 
     # Ray keeps others out by a token; without this one it would write one into the home folder.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # It warns of restarts without their arguments; ours stay in the store for as long as the actors live.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(
         address="local",
         num_cpus=workers,
