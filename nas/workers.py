@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from search_spaces.architecture import Architecture
 
 THREADS = 1
+DEATHS = 3
+"""How often the scoring of one candidate may kill its actor before the search gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,40 +102,51 @@ def _on_actors(evaluator: Evaluator, workers: int) -> Iterator[Scorer]:
     try:
         weights = {name: tensor.numpy() for name, tensor in evaluator.supernet.state_dict().items()}
         shared = [ray.put(part) for part in (evaluator.bundle, evaluator.supernet.space, weights)]
-        # A killed actor starts again and its candidate is scored again, up to three times.
-        kind = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Worker)
-        actors = [kind.remote(evaluator.spec, evaluator.weights, shared) for _ in range(workers)]
-        yield lambda jobs: _dealt_out(jobs, actors)
+        kind = ray.remote(num_cpus=1)(_Worker)
+
+        def hire() -> Any:
+            return kind.remote(evaluator.spec, evaluator.weights, shared)
+
+        actors = [hire() for _ in range(workers)]
+        yield lambda jobs: _dealt_out(jobs, actors, hire)
     finally:
         ray.shutdown()
 
 
-def _dealt_out(jobs: Sequence[Job], actors: Sequence[Any]) -> Iterator[tuple[int, Evaluation]]:
-    """One job at a time for every actor."""
+def _dealt_out(jobs: Sequence[Job], actors: list[Any], hire: Callable[[], Any]) -> Iterator[tuple[int, Evaluation]]:
+    """One job at a time for every actor. In the place of an actor that died comes a new one, which does its
+    job again: Ray's own restart does the same, but complains of it on stderr beforehand.
+    """
     import ray
 
     waiting = list(reversed(jobs))
-    busy: dict[Any, tuple[int, Any]] = {}
+    busy: dict[Any, tuple[Job, int]] = {}
+    deaths: dict[int, int] = {}
 
-    def give(actor: Any) -> None:
+    def give(place: int) -> None:
         if waiting:
             job = waiting.pop()
-            busy[actor.evaluate.remote(job)] = (job.number, actor)
+            busy[actors[place].evaluate.remote(job)] = (job, place)
 
-    for actor in actors:
-        give(actor)
+    for place in range(len(actors)):
+        give(place)
     while busy:
         (done,), _ = ray.wait(list(busy), num_returns=1)
-        number, actor = busy.pop(done)
+        job, place = busy.pop(done)
         try:
             evaluation = ray.get(done)
         except ray.exceptions.RayActorError as error:
-            raise NasError(
-                f"the worker that scored trial {number} died again and again; give it more memory or use fewer "
-                "--workers, then run the same command again"
-            ) from error
-        yield number, evaluation
-        give(actor)
+            deaths[job.number] = deaths.get(job.number, 0) + 1
+            if deaths[job.number] > DEATHS:
+                raise NasError(
+                    f"the worker that scored trial {job.number} died {deaths[job.number]} times; give it more "
+                    "memory or use fewer --workers, then run the same command again"
+                ) from error
+            actors[place] = hire()
+            waiting.append(job)
+        else:
+            yield job.number, evaluation
+        give(place)
 
 
 def _start_ray(workers: int) -> None:
@@ -144,8 +157,6 @@ def _start_ray(workers: int) -> None:
 
     # Ray keeps others out by a token; without this one it would write one into the home folder.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # It warns of restarts without their arguments; ours stay in the store for as long as the actors live.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(
         address="local",
         num_cpus=workers,
