@@ -133,5 +133,5 @@ def test_bad_bit_policies_are_refused(text):
 @pytest.mark.parametrize("damage", [{"stages": []}, {"stem": "conv9"}, {"resolution": 0}, {"extra": 1, "stages": None}])
 def test_damaged_architectures_are_refused(damage):
     data = SMALL.decode(SMALL.sample(np.random.default_rng(0))).to_dict() | damage
-    with pytest.raises(ValueError, match="architecture|stem"):
+    with pytest.raises(ValueError, match=r"architecture|stem"):
         Architecture.from_dict(data)
