@@ -1,7 +1,9 @@
 """A device as data: frozen dataclasses, and the strict loader of the TOML files that describe devices.
 
 Every value in a file is a table `{ value = ..., source = "..." }`. A value that no document gives is an
-estimate, and its source then begins with "estimated" and says why. All values are in SI base units.
+estimate, and its source then begins with "estimated" and says why. All values are in SI base units. A file
+may say `like = "another target"` and give only what differs; everything else, sources included, is then that
+target's.
 """
 
 from __future__ import annotations
@@ -227,6 +229,40 @@ def load_target(name_or_path: str | Path) -> Target:
     return parse_target(data, path.stem, text)
 
 
+def _inherit(where: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables of a file completed by those of the target it is like, whose sources then name that
+    target.
+    """
+    parent = data["like"]
+    if not isinstance(parent, str) or parent not in list_targets():
+        raise TargetError(f"{where}: like must name one of {', '.join(list_targets())}, but is {parent!r}")
+    parent_data = tomllib.loads((TARGETS_FOLDER / f"{parent}.toml").read_text(encoding="utf-8"))
+    if "like" in parent_data:
+        parent_data = dict(_inherit(where, parent_data))
+    return _merge({key: value for key, value in data.items() if key != "like"}, parent_data, parent)
+
+
+def _merge(own: Mapping[str, Any], parent: Mapping[str, Any], name: str) -> dict[str, Any]:
+    merged = dict(own)
+    for key, value in parent.items():
+        if key not in own:
+            merged[key] = _attribute(value, name)
+        elif isinstance(value, Mapping) and isinstance(own[key], Mapping) and "source" not in value:
+            merged[key] = _merge(own[key], value, name)
+    return merged
+
+
+def _attribute(value: Any, name: str) -> Any:
+    """Sources of inherited values, with the name of the target they come from."""
+    if not isinstance(value, Mapping):
+        return value
+    if "source" not in value:
+        return {key: _attribute(inner, name) for key, inner in value.items()}
+    source = str(value["source"])
+    inherited = source if source.startswith("estimated: as ") else f"estimated: as {name} ({source})"
+    return {**value, "source": inherited}
+
+
 def _toml_problem(path: Path, error: tomllib.TOMLDecodeError) -> str:
     """What is wrong, with the text of the line, because tomllib names a duplicated key only by its place."""
     line = getattr(error, "lineno", None)
@@ -243,6 +279,8 @@ def _toml_problem(path: Path, error: tomllib.TOMLDecodeError) -> str:
 def parse_target(data: Mapping[str, Any], name: str, file: str = "") -> Target:
     """A target from the tables of its TOML file; `file` is named in errors. Raises TargetError."""
     where = f"target file {file or name}"
+    if "like" in data:
+        data = _inherit(where, data)
     _check_keys(where, "", data, (*_TEXTS, *_SECTIONS))
     texts = {}
     for key in _TEXTS:

@@ -1,0 +1,64 @@
+"""Populations by look-up against the single-network path."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hw_models import Target, load_target
+from hw_models.population import FIGURES
+from nas.cost import cost_architecture
+from nas.population import PopulationCost, genes_of
+from search_spaces import load_space
+
+
+def _targets() -> list[Target]:
+    base = load_target("npu_40tops")
+    memory = replace(base.memory, resident_weight_bytes=200_000)
+    link = replace(base.overhead, link_bytes_per_s=1e9)
+    return [
+        base,
+        replace(base, memory=memory, overhead=link),
+        replace(base, memory=replace(memory, residency="partial")),
+    ]
+
+
+@pytest.mark.parametrize("granularity", ["stage", "block"])
+@pytest.mark.parametrize("target", _targets(), ids=["streamed", "resident", "partial"])
+def test_equals_the_single_network_path(granularity: str, target: Target) -> None:
+    space = load_space(
+        "metaformer", granularity=granularity, choices={"resolution": [32, 48], "expansion": [2.0, 3.0]}
+    )
+    rng = np.random.default_rng(3)
+    genomes = [space.sample(rng) for _ in range(20)]
+    figures = PopulationCost(space, target, 10).cost(genes_of(space, genomes))
+    for index, genome in enumerate(genomes):
+        single = cost_architecture(space.decode(genome), target, 10).summary()
+        for name in FIGURES:
+            assert figures[name][index] == pytest.approx(single[name], rel=1e-9), name
+
+
+def test_order_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space(
+        "metaformer", choices={"resolution": [32], "mixer": ["pool", "dwconv3"], "norm": ["batchnorm"]}
+    )
+    rng = np.random.default_rng(4)
+    genes = genes_of(space, [space.sample(rng) for _ in range(50)])
+    whole = PopulationCost(space, load_target("npu_40tops"), 10).cost(genes)
+    monkeypatch.setattr("nas.population.CHUNK", 7)
+    reversed_pieces = PopulationCost(space, load_target("npu_40tops"), 10).cost(genes[::-1])
+    for name in FIGURES:
+        np.testing.assert_allclose(reversed_pieces[name][::-1], whole[name], rtol=1e-12)
+
+
+def test_empty_population_and_wrong_genes() -> None:
+    space = load_space("metaformer")
+    population = PopulationCost(space, load_target("npu_40tops"), 10)
+    genes = np.zeros((0, len(space.choices)), dtype=np.int32)
+    assert len(population.cost(genes)["latency_s"]) == 0
+    with pytest.raises(ValueError, match="must have shape"):
+        population.cost(np.zeros((2, 3), dtype=np.int32))
+    with pytest.raises(ValueError, match="outside its choice"):
+        population.cost(np.full((1, len(space.choices)), 99, dtype=np.int32))
