@@ -1,4 +1,5 @@
-"""Export of a chosen network: timm package, standalone module, ONNX and ONNX QDQ, cost report, card; self-checked.
+"""Export of a chosen network: timm package, standalone module, ONNX and ONNX QDQ, cost report, card;
+self-checked.
 
 Importing this package loads nothing heavy.
 """

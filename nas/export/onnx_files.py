@@ -1,7 +1,7 @@
 """ONNX files: the float network, and the quantized one as QuantizeLinear and DequantizeLinear pairs (QDQ).
 
-The QDQ file holds integer weights and biases and the very scales of the fake-quantized network; its operators do what
-that network does, in the same order.
+The QDQ file holds integer weights and biases and the very scales of the fake-quantized network; its operators
+do what that network does, in the same order.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def write_float_onnx(path: Path, folded: nn.Module, input_shape: tuple[int, ...]
 
 
 def write_qdq_onnx(path: Path, quantized: QuantizedNetwork, input_shape: tuple[int, ...]) -> None:
-    """Export `quantized` for inputs of `input_shape`: weights of 4 or 8 bits, biases of 32, activations of 8 or 16."""
+    """Export `quantized` for inputs of `input_shape`: weights of 4 or 8 bits, biases of 32, activations of 8
+    or 16.
+    """
     body = copy.deepcopy(quantized.body)
     for name, module in list(body.named_modules()):
         if isinstance(module, Quantizer):
@@ -51,6 +53,9 @@ def write_qdq_onnx(path: Path, quantized: QuantizedNetwork, input_shape: tuple[i
 
 class _QuantizeDequantize(nn.Module):
     """A quantizer as the pair of ONNX operators that it is."""
+
+    scale: Tensor
+    zero: Tensor
 
     def __init__(self, grid: ActivationGrid) -> None:
         super().__init__()
@@ -66,9 +71,16 @@ class _QuantizeDequantize(nn.Module):
 class _IntegerLayer(nn.Module):
     """A convolution or linear layer whose weight and bias are integers behind a DequantizeLinear.
 
-    The bias must be one too: from a float bias ONNX Runtime 1.31 makes its own, with an error as large as all the rest
-    of quantization (24 dB against 40 dB of signal to noise on a network with every mixer).
+    The bias must be one too: from a float bias ONNX Runtime 1.31 makes its own, with an error as large as all
+    the rest of quantization (24 dB against 40 dB of signal to noise on a network with every mixer).
     """
+
+    codes: Tensor
+    weight_scale: Tensor
+    weight_zero: Tensor
+    bias_codes: Tensor
+    bias_scale: Tensor
+    bias_zero: Tensor
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, grid: LayerGrid) -> None:
         super().__init__()
@@ -91,15 +103,13 @@ class _IntegerLayer(nn.Module):
         return F.linear(x, weight, bias)
 
 
-def _operator(
-    kind: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, shape: torch.Size, **more: dict[str, Any]
-) -> Tensor:
+def _operator(kind: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, shape: torch.Size, **more: Any) -> Tensor:
     return torch.onnx.ops.symbolic(kind, inputs, dtype=dtype, shape=shape, version=OPSET, **more)
 
 
 def _dequantized(codes: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Constants with one scale per output channel."""
-    marks = {"attrs": {"axis": 0}, "metadata_props": {_BITS: str(bits)}}
+    marks: dict[str, Any] = {"attrs": {"axis": 0}, "metadata_props": {_BITS: str(bits)}}
     return _operator("DequantizeLinear", (codes, scale, zero), torch.float32, codes.shape, **marks)
 
 

@@ -1,7 +1,7 @@
 """One readable Python file of a network, composed from the sources in search_spaces.
 
-The definitions that the network needs, found by following names, are copied as they are written there. The file needs
-torch and timm only, and registers the network with timm when it is imported.
+The definitions that the network needs, found by following names, are copied as they are written there. The
+file needs torch and timm only, and registers the network with timm when it is imported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def standalone_source(
 ) -> str:
     """Source of a module that registers the timm model `name`, a `MetaFormerNet` of these keyword arguments.
 
-    description: the module's docstring. pretrained_cfg: timm's data configuration (mean, std, input_size, ...).
+    description: the module's docstring. pretrained_cfg: timm's data configuration (mean, std, input_size,
+    ...).
     """
     used = {block["mixer"] for stage in arguments["stages"] for block in stage["blocks"]}
     mixers = {family: mixer for family, mixer in MIXERS.items() if family in used}
@@ -69,7 +70,9 @@ def standalone_source(
 
 
 def _read(module: ModuleType, definitions: dict[str, _Definition], imports: dict[str, tuple[str, str]]) -> None:
-    """Add the top-level definitions and the external imports of `module`. Raises ValueError for a name used twice."""
+    """Add the top-level definitions and the external imports of `module`. Raises ValueError for a name used
+    twice.
+    """
     source = inspect.getsource(module)
     lines = source.splitlines()
     body = ast.parse(source).body
@@ -173,5 +176,7 @@ def _stage_lines(stages: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _literal(value: Any) -> str:
-    """Python source of numbers, plain words and containers of them, with double quotes as in the other sources."""
+    """Python source of numbers, plain words and containers of them, with double quotes as in the other
+    sources.
+    """
     return repr(value).replace("'", '"')

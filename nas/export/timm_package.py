@@ -62,6 +62,7 @@ def write_timm_package(
         safe_serialization=True,
     )
     config_path = folder / "config.json"
+    (folder / "model.safetensors").chmod(config_path.stat().st_mode)  # safetensors makes it private
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config["nas"] = dict(section)
     config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
