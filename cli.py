@@ -111,7 +111,7 @@ def search(
         return
     where = _where(folder, url)
     click.echo(nas.front_table(study))
-    click.echo(f"\nEverything is in {study.folder.parent.parent}: picture {study.folder / 'front.png'}")
+    click.echo(f"\nEverything is in {study.root}: picture {study.folder / 'front.png'}")
     click.echo(f"Next: nas pareto{where}       the front again (--json, --csv, --plot FILE)")
     click.echo(f"      nas dashboard{where}    the study in Optuna Dashboard")
     click.echo(f"      nas export{where} --front --out exported    timm packages and ONNX files")

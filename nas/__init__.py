@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nas.dashboard import show_dashboard
     from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
+    from nas.export_study import export_trials
     from nas.files import write_whole
     from nas.picture import write_picture
     from nas.progress import Narrator
@@ -36,6 +37,7 @@ _HOME = {
     "describe_studies": "nas.describe",
     "describe_target": "nas.describe",
     "describe_targets": "nas.describe",
+    "export_trials": "nas.export_study",
     "front_csv": "nas.report",
     "front_table": "nas.report",
     "load_spec": "nas.spec",
@@ -68,6 +70,7 @@ __all__ = [
     "describe_studies",
     "describe_target",
     "describe_targets",
+    "export_trials",
     "front_csv",
     "front_table",
     "load_spec",

@@ -18,6 +18,7 @@ from search_spaces.metaformer import load_space
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
+    from hw_models import CostReport
     from hw_models.target import Target
     from nas.data.bundle import DataBundle
     from nas.evaluate import Evaluator
@@ -38,12 +39,15 @@ class Problem:
 
     def cost(self, architecture: Architecture) -> dict[str, dict[str, Any]]:
         """Target name -> cost summary; sees no image."""
+        return {name: report.summary() for name, report in self.reports(architecture).items()}
+
+    def reports(self, architecture: Architecture) -> dict[str, CostReport]:
+        """Target name -> the whole cost report."""
         from nas.cost import cost_architecture
 
         classes, channels = self.data.num_classes, self.data.in_chans
         return {
-            name: cost_architecture(architecture, target, classes, channels).summary()
-            for name, target in self.targets.items()
+            name: cost_architecture(architecture, target, classes, channels) for name, target in self.targets.items()
         }
 
     def evaluator(self, supernet: Supernet, weights: str) -> Evaluator:

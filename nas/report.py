@@ -107,9 +107,8 @@ def claims(study: Study) -> list[str]:
     scored = sum(trial.accuracy is not None for trial in study.trials)
     infeasible = sum(not trial.is_feasible(study.goal) for trial in study.trials)
     lines = [
-        f"{len(study.front)} networks are on the front of {len(study.trials)} trials "
-        f"({scored} scored on images, {infeasible} infeasible); "
-        f"they cover {study.hypervolume:.1%} of the trade-off box.",
+        f"{len(study.trials)} trials, {scored} scored on images, {infeasible} infeasible; the front has "
+        f"{len(study.front)} and covers {study.hypervolume:.1%} of the trade-off box.",
         "Latency, energy and memory are predicted by the cost model, not measured.",
     ]
     if study.front and (accuracy := study.front[0].accuracy) is not None:

@@ -28,6 +28,7 @@ class Study:
     """
 
     name: str
+    identity: str
     url: str
     folder: Path
     spec: StudySpec
@@ -48,9 +49,14 @@ class Study:
         return covered(self.front, self.goal, reference(self.trials[: self.spec.search.batch], self.goal))
 
     @property
+    def root(self) -> Path:
+        """The folder of all studies."""
+        return self.folder.parent.parent
+
+    @property
     def artifacts(self) -> Path:
         """Where the dashboard finds attached files."""
-        return self.folder.parent.parent / "artifacts"
+        return self.root / "artifacts"
 
     def trial(self, number: int) -> Trial:
         """Raises UsageError when there is no such trial, or it was never scored."""
@@ -117,6 +123,7 @@ def read_study(store: Store, name: str | None = None) -> Study:
     search = record.spec.search
     return Study(
         name=record.name,
+        identity=record.identity,
         url=store.url,
         folder=store.study_folder(record.name),
         spec=record.spec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -13,6 +13,9 @@ from optuna.distributions import CategoricalDistribution
 from nas.objectives import Costs, Goal, Shortfall
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas.accuracy import Accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,13 @@ class Trial:
     @property
     def top1(self) -> float | None:
         return None if self.accuracy is None else float(self.accuracy["top1"])
+
+    @property
+    def selected_by(self) -> Accuracy | None:
+        """The accuracy that it was chosen for."""
+        from nas.accuracy import Accuracy
+
+        return None if self.accuracy is None else Accuracy.from_dict(dict(self.accuracy))
 
     def values(self, goal: Goal) -> tuple[float, ...]:
         return goal.values(self.costs, self.top1)

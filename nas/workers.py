@@ -52,19 +52,26 @@ def scorer(evaluator: Evaluator, workers: int) -> Iterator[Scorer]:
 
 
 @contextmanager
-def _in_this_process(evaluator: Evaluator) -> Iterator[Scorer]:
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes as it does when a candidate is scored."""
     import torch
-
-    def score(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
-        for job in jobs:
-            yield job.number, evaluator.evaluate(job.architecture, job.images)
 
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        yield score
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _in_this_process(evaluator: Evaluator) -> Iterator[Scorer]:
+    def score(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
+        for job in jobs:
+            yield job.number, evaluator.evaluate(job.architecture, job.images)
+
+    with one_thread():
+        yield score
 
 
 class _Worker:
