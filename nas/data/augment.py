@@ -31,9 +31,7 @@ def _shifted(n: int, side: int, device: torch.device, generator: torch.Generator
     return (side - 1) - ((side - 1) - index).abs()
 
 
-def _draw(
-    low: int, high: int, n: int, device: torch.device, generator: torch.Generator | None
-) -> torch.Tensor:
+def _draw(low: int, high: int, n: int, device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
     """Integers [n] in [low, high), drawn where the generator lives."""
     source = generator.device if generator is not None else device
     return torch.randint(low, high, (n,), generator=generator, device=source).to(device)

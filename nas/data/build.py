@@ -79,9 +79,7 @@ def build_bundle(
     )
 
 
-def require_per_class(
-    labels: np.ndarray, class_names: Sequence[str], least: int, parts: str, where: str
-) -> None:
+def require_per_class(labels: np.ndarray, class_names: Sequence[str], least: int, parts: str, where: str) -> None:
     """Raise DataError, naming the poorest class, unless every class has `least` images."""
     counts = np.bincount(labels, minlength=len(class_names))
     poorest = int(counts.argmin())

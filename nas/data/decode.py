@@ -32,9 +32,7 @@ def decode(image: Image.Image, size: int) -> np.ndarray:
     A grey file (modes 1, L, LA, I) gives one channel, any other three; transparency is dropped.
     Raises what Pillow raises on a damaged file.
     """
-    image.draft(
-        "RGB", (2 * size, 2 * size)
-    )  # JPEG only: decode at a fraction of the size, still twice what is asked
+    image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction of the size, still twice what is asked
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
         image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))

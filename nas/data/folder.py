@@ -82,8 +82,7 @@ def _open(
         pixels: Pixels = ArrayPixels(decoded.images)
     else:
         notes.append(
-            f"{len(listing)} images of {listing.root} would take {need_bytes / 2**30:.1f} GiB: "
-            "decoded when used"
+            f"{len(listing)} images of {listing.root} would take {need_bytes / 2**30:.1f} GiB: decoded when used"
         )
         pixels = FilePixels(files, decoded.good, size, decoded.in_chans)
     return LabelledPixels(pixels, listing.labels[decoded.good]), decoded.in_chans
@@ -103,9 +102,7 @@ def _decode_cached(
         try:
             write_cached(cache, key, decoded)
         except OSError as error:
-            notes.append(
-                f"decoded images could not be kept in {cache} ({error.strerror}) and are decoded each time"
-            )
+            notes.append(f"decoded images could not be kept in {cache} ({error.strerror}) and are decoded each time")
     return decoded
 
 

@@ -50,18 +50,14 @@ class Listing:
 def split_folders(root: Path) -> tuple[Path, Path | None]:
     """(training folder, validation folder or None) of an image folder (`VAL_FOLDERS`). Raises DataError."""
     if not root.exists():
-        raise DataError(
-            f"no folder {root}: give a folder with one folder of images per class, or 'procedural'"
-        )
+        raise DataError(f"no folder {root}: give a folder with one folder of images per class, or 'procedural'")
     if not root.is_dir():
         raise DataError(f"{root} is a file: give a folder with one folder of images per class")
     val = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
     if (root / "train").is_dir():
         return root / "train", val
     if val is not None and any(root / name == val for name in VAL_FOLDERS[:3]):
-        raise DataError(
-            f"{root} has {val.name}/ but no train/: put the training images into {root / 'train'}"
-        )
+        raise DataError(f"{root} has {val.name}/ but no train/: put the training images into {root / 'train'}")
     return root, None
 
 
@@ -72,26 +68,18 @@ def list_images(root: Path) -> Listing:
     """
     endings = _image_endings()
     try:
-        classes = sorted(
-            entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")
-        )
+        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
         found = [list(_files(root / name, name)) for name in classes]
     except OSError as error:
-        raise DataError(
-            f"{error.filename or root} cannot be read ({error.strerror}): check its permissions"
-        ) from error
+        raise DataError(f"{error.filename or root} cannot be read ({error.strerror}): check its permissions") from error
     images = [sorted(f for f in files if os.path.splitext(f[0])[1].lower() in endings) for files in found]
     total = sum(map(len, images))
     if total == 0:
-        raise DataError(
-            f"no images in the class folders of {root}: expected {root}/CLASS/*.png or .jpg or the like"
-        )
+        raise DataError(f"no images in the class folders of {root}: expected {root}/CLASS/*.png or .jpg or the like")
     if len(classes) < 2:
         raise DataError(f"{root} has one class, {classes[0]!r}: at least two class folders are needed")
     if total < len(classes):
-        raise DataError(
-            f"{root} has {total} images for {len(classes)} classes: add images or remove class folders"
-        )
+        raise DataError(f"{root} has {total} images for {len(classes)} classes: add images or remove class folders")
     for name, files in zip(classes, images, strict=True):
         if not files:
             raise DataError(f"class folder {root / name} has no images: add some or remove the folder")
@@ -112,8 +100,7 @@ def align_classes(listing: Listing, class_names: tuple[str, ...]) -> Listing:
     unknown = [name for name in listing.class_names if name not in class_names]
     if unknown:
         raise DataError(
-            f"{listing.root} has {_some(unknown)} that the training images do not have: rename "
-            "or remove the folders"
+            f"{listing.root} has {_some(unknown)} that the training images do not have: rename or remove the folders"
         )
     place = np.array([class_names.index(name) for name in listing.class_names], np.int64)
     return Listing(

@@ -84,9 +84,7 @@ def _drawing(options: str, reading: Reading) -> Drawing:
     for option in filter(None, options.split(",")):
         name, equals, text = option.partition("=")
         if name not in kinds or not equals:
-            raise ValueError(
-                f"unknown option {option!r}; options are {', '.join(f'{name}=...' for name in kinds)}"
-            )
+            raise ValueError(f"unknown option {option!r}; options are {', '.join(f'{name}=...' for name in kinds)}")
         try:
             values[name] = kinds[name](text)
         except ValueError:
@@ -94,6 +92,4 @@ def _drawing(options: str, reading: Reading) -> Drawing:
     drawing = Drawing(**values)  # type: ignore[arg-type]  # each value was made by its field's type
     if reading.limit is None:
         return drawing
-    return dataclasses.replace(
-        drawing, train=min(reading.limit, drawing.train), val=min(reading.limit, drawing.val)
-    )
+    return dataclasses.replace(drawing, train=min(reading.limit, drawing.train), val=min(reading.limit, drawing.val))

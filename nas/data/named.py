@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,8 @@ def _create(source: str, splits: tuple[str, ...], cache: Path | None) -> Any:
     for split in splits:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            return create_dataset(source, root=str(root), split=split, download=True)
+            with redirect_stdout(StringIO()):  # readers print advice, and stdout is for data
+                return create_dataset(source, root=str(root), split=split, download=True)
         except ImportError as error:
             package = PACKAGES[source.split("/")[0].lower()]
             raise DataError(f"{source} needs the package {package!r}: pip install {package}") from error

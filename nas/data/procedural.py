@@ -45,15 +45,15 @@ class Drawing:
 
     classes: 10 to 16, how many (texture, layout) pairs are used. size: side of the square images in pixels.
     train, val: numbers of images. contrast: strength of the textures, in grey levels of 255. noise: half
-    range of the noise of every pixel, in the same unit.
+    range of the noise of each of 32 x 32 cells, in the same unit.
     """
 
     classes: int = 12
     size: int = 32
     train: int = 6000
     val: int = 2000
-    contrast: float = 40.0
-    noise: float = 24.0
+    contrast: float = 48.0
+    noise: float = 16.0
 
     def __post_init__(self) -> None:
         pairs = len(TEXTURES) * len(LAYOUTS)
@@ -113,7 +113,7 @@ def _draw_chunk(drawing: Drawing, labels: np.ndarray, rng: Generator) -> np.ndar
     image = _background(x, y, n, rng)
     # Parts are lighter than what is behind them, their lines darker than they are. With signs drawn
     # at random, small networks stayed at chance for all of 300 steps.
-    base = _uniform(rng, 14.0, 40.0, (n, 1, 1, 1)) + _uniform(rng, -14.0, 14.0, (n, 3, 1, 1))
+    base = _uniform(rng, 20.0, 45.0, (n, 1, 1, 1)) + _uniform(rng, -14.0, 14.0, (n, 3, 1, 1))
     tone = _uniform(rng, -1.3, -0.7, (n, 3, 1, 1))
     strength = _uniform(rng, 0.6, 1.2, (n, 1, 1, 1)) * np.float32(drawing.contrast)
     period = _uniform(rng, 3.2, 4.6, (n, 1, 1))
@@ -126,7 +126,7 @@ def _draw_chunk(drawing: Drawing, labels: np.ndarray, rng: Generator) -> np.ndar
         wave = _texture(family, x, y, period, phase, slant)
         painted = image + base + (strength * tone) * wave[:, None]
         image = np.where(inside[:, None], painted, image)
-    image += _noise(rng, image.shape, drawing.noise)
+    image += _noise(rng, n, drawing)
     return np.clip(np.floor(image + np.float32(0.5)), 0, 255).astype(np.uint8)
 
 
@@ -158,14 +158,12 @@ def _pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _background(x: np.ndarray, y: np.ndarray, n: int, rng: Generator) -> np.ndarray:
     """Float [n, 3, size, size]: a colour that changes linearly over the image, other in every image."""
-    level = _uniform(rng, 70.0, 185.0, (n, 3, 1, 1))
-    slope = _uniform(rng, -1.6, 1.6, (n, 3, 2, 1, 1))
+    level = _uniform(rng, 95.0, 150.0, (n, 3, 1, 1))
+    slope = _uniform(rng, -0.8, 0.8, (n, 3, 2, 1, 1))
     return level + slope[:, :, 0] * (x - 16)[:, None] + slope[:, :, 1] * (y - 16)[:, None]
 
 
-def _inside(
-    x: np.ndarray, y: np.ndarray, centre: np.ndarray, radius: np.ndarray, square: np.ndarray
-) -> np.ndarray:
+def _inside(x: np.ndarray, y: np.ndarray, centre: np.ndarray, radius: np.ndarray, square: np.ndarray) -> np.ndarray:
     """Bool [n, size, size]: which pixels lie in a disc or a square of equal area (half side 0.886 radius)."""
     across = np.abs(x - centre[:, 0, None, None])
     down = np.abs(y - centre[:, 1, None, None])
@@ -195,10 +193,15 @@ def _triangle(z: np.ndarray) -> np.ndarray:
     return np.float32(4) * np.abs(z - np.floor(z) - np.float32(0.5)) - np.float32(1)
 
 
-def _noise(rng: Generator, shape: tuple[int, ...], half_range: float) -> np.ndarray:
-    """Bell-shaped noise: the mean of two uniform draws of 256 levels each, within +-half_range."""
-    draws = rng.integers(0, 256, (2, *shape), dtype=np.uint8).astype(np.float32)
-    return (draws[0] + draws[1] - np.float32(255)) * np.float32(half_range / 255)
+def _noise(rng: Generator, n: int, drawing: Drawing) -> np.ndarray:
+    """Float [n, 3, size, size] within +-noise: the mean of two uniform draws for each of 32 x 32 cells.
+
+    Cells, not pixels: noise of single pixels would average out in large pictures and make them easy.
+    """
+    draws = rng.integers(0, 256, (2, n, 3, 32, 32), dtype=np.uint8).astype(np.float32)
+    cells = (draws[0] + draws[1] - np.float32(255)) * np.float32(drawing.noise / 255)
+    cell = np.arange(drawing.size) * 32 // drawing.size
+    return cells[:, :, cell[:, None], cell]
 
 
 def _uniform(rng: Generator, low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:

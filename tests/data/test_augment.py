@@ -37,9 +37,7 @@ def test_every_image_is_a_reflected_shift_and_perhaps_a_mirror_image(flip):
     mirrored = 0
     for image, out in zip(batch.numpy(), augment(batch, _generator(1), flip=flip).numpy(), strict=True):
         padded = np.pad(image, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
-        crops = [
-            padded[:, y : y + side, x : x + side] for y in range(2 * reach + 1) for x in range(2 * reach + 1)
-        ]
+        crops = [padded[:, y : y + side, x : x + side] for y in range(2 * reach + 1) for x in range(2 * reach + 1)]
         plain = any(np.array_equal(crop, out) for crop in crops)
         turned = any(np.array_equal(crop[:, :, ::-1], out) for crop in crops)
         assert plain or turned

@@ -148,9 +148,7 @@ def test_damaged_images_are_named_counted_and_skipped(folder):
     data = load_data(str(folder), resolution=8)
     assert len(data.train) + len(data.search) == 38
     note = data.notes[0]
-    assert note.startswith(
-        f"2 of 40 images in {folder / 'train'} cannot be read and were skipped: ant/003.png ("
-    )
+    assert note.startswith(f"2 of 40 images in {folder / 'train'} cannot be read and were skipped: ant/003.png (")
     assert "bee/007.png (cannot identify image file" in note
 
 
@@ -220,9 +218,7 @@ def test_unreadable_folder_is_named(folder, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr("nas.data.listing.os.scandir", refusing)
-    assert f"{folder / 'train' / 'ant'} cannot be read (Permission denied): check its permissions" in refusal(
-        folder
-    )
+    assert f"{folder / 'train' / 'ant'} cannot be read (Permission denied): check its permissions" in refusal(folder)
 
 
 # Decoded when used

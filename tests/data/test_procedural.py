@@ -63,8 +63,8 @@ def test_a_mirrored_layout_is_the_same_layout():
 
 
 def test_any_size_shows_the_same_scene():
-    small, _ = draw(Drawing(train=60, val=60, noise=0), "train", 1)
-    large, _ = draw(Drawing(size=96, train=60, val=60, noise=0), "train", 1)
+    small, _ = draw(Drawing(train=60, val=60), "train", 1)
+    large, _ = draw(Drawing(size=96, train=60, val=60), "train", 1)
     middle = large[:, :, 1::3, 1::3].astype(int)  # the pixel in the middle of every three by three
     difference = np.abs(middle - small)
     assert (difference <= 1).mean() > 0.99  # rounding at the edge of a part may differ
@@ -74,7 +74,7 @@ def test_content_is_pinned():
     """Made by this generator at its first release; changing it changes all figures measured on the set."""
     images, labels = draw(Drawing(train=60, val=60), "train", 0)
     digest = hashlib.sha256(images.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
-    assert digest[:16] == "PINNED"
+    assert digest[:16] == "ca8d568212853091"
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,7 @@ def test_split_by_path_keeps_its_images_when_files_are_listed_in_another_order()
     assert {paths[row] for row in part} == {paths[order[row]] for row in shuffled}
 
 
-@pytest.mark.parametrize(
-    ("limit", "counts"), [(1, [1, 0, 0]), (5, [2, 2, 1]), (9, [4, 2, 3]), (100, [10, 2, 5])]
-)
+@pytest.mark.parametrize(("limit", "counts"), [(1, [1, 0, 0]), (5, [2, 2, 1]), (9, [4, 2, 3]), (100, [10, 2, 5])])
 def test_limit_takes_the_classes_in_turn(limit, counts):
     labels = np.array([0] * 10 + [1] * 2 + [2] * 5)
     rows = first_of_each_class(labels, limit)
