@@ -1,10 +1,10 @@
 """Supernet training: sandwich rule, in-place distillation, every mixer trained equally often, exact resume.
 
 A sandwich step trains several networks on one batch: the largest and the smallest in the size axes, and random ones
-(arXiv:1903.05134). The first steps train only the largest: they cost a quarter and bring the shared weights to where
-distillation has something to teach. Mixers, norms and activations have no largest: each position deals its values from a shuffled
-deck, so that none is trained more than one time oftener than another (strict fairness, arXiv:1907.01845). The largest
-network learns from the labels; the others from the labels and from its predictions.
+(arXiv:1903.05134). The first steps train the largest alone: they cost a quarter, and bring the shared weights to where
+distillation has something to teach. Mixers, norms and activations have no largest: each position deals its values from
+a shuffled deck, so that none is trained more than one time oftener than another (strict fairness, arXiv:1907.01845).
+The largest network learns from the labels; the others from the labels and from its predictions.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def test_a_damaged_supernet_is_refused_by_name(bundle, tmp_path):
     trained = train_supernet(SPACE, bundle, SPEC, tmp_path, device="cpu")
     whole = trained.path.read_bytes()
     trained.path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(NasError, match="supernet.safetensors cannot be read.*delete it"):
+    with pytest.raises(NasError, match=r"supernet.safetensors cannot be read.*delete it"):
         train_supernet(SPACE, bundle, SPEC, tmp_path, device="cpu")
     changed = bytearray(whole)
     changed[-5] ^= 0x40
@@ -163,7 +163,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatc
 
 
 def test_divergence_is_said(bundle, tmp_path):
-    with pytest.raises(NasError, match="diverged at step .* lower train.learning_rate"):
+    with pytest.raises(NasError, match=r"diverged at step .* lower train.learning_rate"):
         train_supernet(SPACE, bundle, replace(SPEC, learning_rate=1e30), tmp_path, device="cpu")
 
 
