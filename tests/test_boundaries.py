@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = frozenset(
-    {"torch", "torchvision", "timm", "optuna", "ray", "onnx", "onnxruntime", "matplotlib", "PIL"}
-)
+HEAVY = frozenset({"torch", "torchvision", "timm", "optuna", "ray", "onnx", "onnxruntime", "matplotlib", "PIL"})
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _sources() -> list[str]:
-    packages = [
-        path for name in ("hw_models", "search_spaces", "nas") for path in (ROOT / name).rglob("*.py")
-    ]
+    packages = [path for name in ("hw_models", "search_spaces", "nas") for path in (ROOT / name).rglob("*.py")]
     return sorted(path.relative_to(ROOT).as_posix() for path in [*packages, ROOT / "cli.py"])
 
 
@@ -98,9 +94,7 @@ def test_a_file_imports_only_what_it_may(path):
     assert breaches((ROOT / path).read_text(), path) == []
 
 
-@pytest.mark.parametrize(
-    "module", ["hw_models", "search_spaces.architecture", "search_spaces.space", "nas", "cli"]
-)
+@pytest.mark.parametrize("module", ["hw_models", "search_spaces.architecture", "search_spaces.space", "nas", "cli"])
 def test_an_import_loads_nothing_heavy(module):
     assert loaded_by(f"import {module}") & HEAVY == set()
 
