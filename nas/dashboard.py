@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage
 
 from nas.errors import NasError
 from nas.objectives import Goal
+from nas.store import database_errors
 from nas.study import Study
 from nas.trial import Trial, to_optuna
 from search_spaces.space import SearchSpace
@@ -31,12 +32,14 @@ class Mirror:
     """
 
     def __init__(self, url: str, study: str, goal: Goal, space: SearchSpace) -> None:
-        self._goal, self._space = goal, space
+        self._url, self._goal, self._space = url, goal, space
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(
-            study_name=study, storage=_storage(url), directions=list(goal.directions), load_if_exists=True
-        )
-        with warnings.catch_warnings():
+        with database_errors(url):
+            self._storage = _storage(url)
+            self._study = optuna.create_study(
+                study_name=study, storage=self._storage, directions=list(goal.directions), load_if_exists=True
+            )
+        with warnings.catch_warnings(), database_errors(url):
             # Experimental since Optuna 3.2, and the only way to name the axes of the dashboard's plots.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names([axis.metric_name for axis in goal.axes])
@@ -46,8 +49,12 @@ class Mirror:
         """Append those of `trials` that are not there yet."""
         for trial in trials:
             if trial.number not in self._present:
-                self._study.add_trial(to_optuna(trial, self._goal, self._space))
+                with database_errors(self._url):
+                    self._study.add_trial(to_optuna(trial, self._goal, self._space))
                 self._present.add(trial.number)
+
+    def close(self) -> None:
+        self._storage.engine.dispose()
 
     def publish(self, note: str, picture: Path, artifacts: Path, trial_notes: dict[int, str]) -> None:
         """Show the front, which Optuna's own 'best' badge would get wrong: it ignores constraints.

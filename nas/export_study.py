@@ -26,7 +26,7 @@ def export_trials(
     from nas.workers import one_thread
 
     narrator = narrator or Narrator(quiet=True)
-    problem = _same_problem(study)
+    problem = _same_problem(study, narrator)
     if study.supernet is None:
         raise UsageError(f"study {study.name} has no trained supernet yet; run its search first")
     supernet = load_supernet(study.supernet, problem.space, problem.data)
@@ -57,9 +57,9 @@ def export_trials(
     return written
 
 
-def _same_problem(study: Study) -> Problem:
+def _same_problem(study: Study, narrator: Narrator) -> Problem:
     """The problem as the search had it. Raises UsageError when what its names stand for has changed since."""
-    problem = pose(study.spec, study.root)
+    problem = pose(study.spec, study.root, narrator)
     if problem.identity != study.identity:
         raise UsageError(
             f"the images or a target file of study {study.name} have changed since it ran: an export would not be what "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.errors import UsageError
 from nas.objectives import Goal, resolve_goal, suggestion
+from nas.progress import Narrator
 from nas.samplers import SAMPLERS
 from nas.spec import SpaceSpec, StudySpec
 from search_spaces.metaformer import load_space
@@ -57,15 +58,18 @@ class Problem:
         return Evaluator(self.data, self.spec.evaluate, supernet, weights)
 
 
-def pose(spec: StudySpec, folder: Path) -> Problem:
+def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None) -> Problem:
     """Resolve every name of `spec`; decoded images are cached under `folder`. Raises UsageError."""
+    narrator = narrator or Narrator(quiet=True)
     spec = with_full_paths(spec)
     space = space_of(spec.space)
     if spec.search.sampler not in SAMPLERS:
         raise UsageError(f"unknown sampler {spec.search.sampler!r}; {suggestion(spec.search.sampler, SAMPLERS)}")
     targets = load_targets(spec)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
-    data = load_images(spec, space, folder)
+    data = load_images(spec, space, folder, narrator)
+    for note in data.notes:
+        narrator.say(note)
     identity = spec.identity(data.identity, *map(_digest, targets.values()))
     return Problem(spec, space, targets, goal, data, identity)
 
@@ -108,18 +112,20 @@ def find_target(name_or_path: str) -> Target:
         raise UsageError(str(error)) from error
 
 
-def load_images(spec: StudySpec, space: SearchSpace, folder: Path) -> DataBundle:
+def load_images(spec: StudySpec, space: SearchSpace, folder: Path, narrator: Narrator) -> DataBundle:
     """The three sets of images, at the largest resolution of the space. Raises UsageError."""
     from nas.data import load_data
 
     data = spec.data
-    return load_data(
-        data.source,
-        resolution=space.max_resolution,
-        seed=data.seed,
-        limit=data.limit,
-        cache=folder / "images",
-    )
+    with narrator.bar("decoding images") as update:
+        return load_data(
+            data.source,
+            resolution=space.max_resolution,
+            seed=data.seed,
+            limit=data.limit,
+            cache=folder / "images",
+            progress=lambda done, total: update(done, total, ""),
+        )
 
 
 def with_full_paths(spec: StudySpec) -> StudySpec:

@@ -10,6 +10,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -35,28 +37,30 @@ class Narrator:
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Update]:
-        """A bar on a terminal; elsewhere (a log file, CI) a line at every tenth of the way."""
+        """A bar that appears with its first update; where there is no terminal, a line at every tenth."""
         if self._quiet:
             yield lambda done, total, text: None
         elif self._console.is_terminal:
-            with self._live_bar(title) as update:
-                yield update
+            columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            columns += (TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TimeRemainingColumn())
+            progress = Progress(*columns, console=self._console)
+            try:
+                yield self._live(progress, title)
+            finally:
+                progress.stop()
         else:
             yield self._tenths(title)
 
-    @contextmanager
-    def _live_bar(self, title: str) -> Iterator[Update]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._console) as progress:
-            task = progress.add_task(title, total=None, text="")
-            yield lambda done, total, text: progress.update(task, completed=done, total=total, text=text)
+    def _live(self, progress: Progress, title: str) -> Update:
+        tasks: list[TaskID] = []
+
+        def update(done: int, total: int, text: str) -> None:
+            if not tasks:
+                progress.start()
+                tasks.append(progress.add_task(title, total=total, text=""))
+            progress.update(tasks[0], completed=done, total=total, text=text)
+
+        return update
 
     def _tenths(self, title: str) -> Update:
         said = -1

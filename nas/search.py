@@ -5,9 +5,10 @@ back.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,31 +52,29 @@ def run_search(
     Raises UsageError, NasError, NothingFeasible (the study is kept), Interrupted (finished trials are kept).
     """
     narrator = narrator or Narrator(quiet=True)
-    problem = pose(spec, folder)
-    for note in problem.data.notes:
-        narrator.say(note)
-    store = Store(folder, url, create=True)
-    study = _enter_study(store, problem, config, name, narrator)
-    narrator.say(f"study {study} in {store.folder}")
-    with sole_user(store.study_folder(study), f"study {study}"):
-        try:
+    problem = pose(spec, folder, narrator)
+    with closing(Store(folder, url, create=True)) as store:
+        study = _name_of_study(store, problem, config, name, narrator)
+        narrator.say(f"study {study} in {store.folder}")
+        with sole_user(store.study_folder(study), f"study {study}"):
+            store.put_study(study, problem.identity, config, problem.spec)
             write_whole(store.study_folder(study) / "study.toml", to_toml(problem.spec))
-            mirror = Mirror(store.url, study, problem.goal, problem.space)
-            with _scoring(problem, store, study, workers, narrator) as score:
-                _explore(problem, store, study, score, mirror, narrator)
-                _validate(problem, store, study, score, narrator)
-            return _publish(store, study, mirror)
-        except KeyboardInterrupt as error:
-            done = store.count_trials(study)
-            raise Interrupted(
-                f"interrupted: study {study} has {done} of {problem.spec.search.trials} trials, all saved in "
-                f"{store.folder}; run the same command again to go on"
-            ) from error
-        finally:
-            store.close()
+            try:
+                with (
+                    closing(Mirror(store.url, study, problem.goal, problem.space)) as mirror,
+                    _scoring(problem, store, study, workers, narrator) as score,
+                ):
+                    _explore(problem, store, study, score, mirror, narrator)
+                    _validate(problem, store, study, score, narrator)
+                    return _publish(store, study, mirror)
+            except KeyboardInterrupt as error:
+                raise Interrupted(
+                    f"interrupted: study {study} has {store.count_trials(study)} of {spec.search.trials} "
+                    f"trials; all work is saved in {store.folder}, run the same command again to go on"
+                ) from error
 
 
-def _enter_study(store: Store, problem: Problem, config: str, name: str | None, narrator: Narrator) -> str:
+def _name_of_study(store: Store, problem: Problem, config: str, name: str | None, narrator: Narrator) -> str:
     """The name under which this search runs: its own if it exists already, else a new one; and why it is
     new.
     """
@@ -90,7 +89,6 @@ def _enter_study(store: Store, problem: Problem, config: str, name: str | None, 
         if before is not None:
             changed = differences(before.spec, problem.spec) or ["the images or a target file"]
             narrator.say(f"settings differ from study {before.name} ({', '.join(changed)}): this is a new study")
-    store.put_study(wanted, problem.identity, config, problem.spec)
     return wanted
 
 
@@ -103,14 +101,17 @@ def _explore(problem: Problem, store: Store, study: str, score: Scorer, mirror: 
         narrator.say(f"continuing: {len(trials)} of {search.trials} trials are done")
     with narrator.bar("searching") as update:
         for batch, numbers in enumerate(_batches(search.trials, search.batch)):
-            for trial in _run_batch(problem, trials, batch, numbers, proposer, score):
-                if trial.number not in trials:
-                    store.add_trial(study, trial)
-                    trials[trial.number] = trial
-                _show(update, problem, trials)
-            told = [trials[number] for number in numbers if number in trials]
+            try:
+                for trial in _run_batch(problem, trials, batch, numbers, proposer, score):
+                    if trial.number not in trials:
+                        store.add_trial(study, trial)
+                        trials[trial.number] = trial
+                    _show(update, problem, trials)
+            finally:
+                # Without gaps, so that Optuna's numbers stay ours: what is left out now is added on resume.
+                told = [trials[n] for n in takewhile(trials.__contains__, numbers)]
+                mirror.add(told)
             proposer.tell(told)
-            mirror.add(told)
             if len(told) < len(numbers):
                 narrator.say(f"no new network was found in a space of {problem.space.size}: the search ends here")
                 return
@@ -212,7 +213,7 @@ def run_training(spec: StudySpec, folder: Path, *, narrator: Narrator | None = N
     """Train the supernet that a search of the same spec reuses. Raises UsageError, NasError, Interrupted."""
     narrator = narrator or Narrator(quiet=True)
     try:
-        return _train(pose(spec, folder), folder, narrator)
+        return _train(pose(spec, folder, narrator), folder, narrator)
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"interrupted: training is saved up to its last step in {folder.resolve()}; run the same "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from nas.errors import NasError, UsageError
@@ -81,7 +82,7 @@ class Store:
             raise UsageError(f"no studies in {self.folder}: run `nas search` first, or name their folder with --dir")
         if create:
             _make_folder(self.folder)
-        with self._clear_errors():
+        with database_errors(self.url):
             self._engine = _engine(self.url)
             tables = set(sa.inspect(self._engine).get_table_names())
             if tables and _STUDIES.name not in tables and not tables >= _OPTUNA_TABLES:
@@ -99,7 +100,7 @@ class Store:
 
     def studies(self) -> list[StudyRecord]:
         """Newest first: the one that was searched last."""
-        with self._clear_errors(), self._engine.connect() as connection:
+        with database_errors(self.url), self._engine.connect() as connection:
             rows = connection.execute(sa.select(_STUDIES).order_by(_STUDIES.c.touched_at.desc())).all()
         return [_study_record(row) for row in rows]
 
@@ -119,20 +120,20 @@ class Store:
         """Enter or refresh a study (a new total of trials), and mark it as the newest."""
         row = {"identity": identity, "config": config, "spec": to_toml(spec)}
         row["touched_at"] = datetime.now().isoformat()
-        with self._clear_errors(), self._engine.begin() as connection:
+        with database_errors(self.url), self._engine.begin() as connection:
             known = connection.execute(sa.update(_STUDIES).where(_STUDIES.c.name == name).values(**row)).rowcount
             if not known:
                 connection.execute(sa.insert(_STUDIES).values(name=name, **row))
 
     def set_supernet(self, name: str, path: Path) -> None:
-        with self._clear_errors(), self._engine.begin() as connection:
+        with database_errors(self.url), self._engine.begin() as connection:
             connection.execute(sa.update(_STUDIES).where(_STUDIES.c.name == name).values(supernet=str(path)))
 
     def add_trial(self, study: str, trial: Trial) -> None:
         """Committed when this returns. Raises NasError when another process has written the same trial."""
         row = {"study": study, "number": trial.number, "record": json.dumps(trial.to_dict())}
         try:
-            with self._clear_errors(), self._engine.begin() as connection:
+            with database_errors(self.url), self._engine.begin() as connection:
                 connection.execute(sa.insert(_TRIALS).values(**row))
         except IntegrityError as error:
             raise NasError(
@@ -143,41 +144,44 @@ class Store:
     def trials(self, study: str) -> list[Trial]:
         """In the order of their numbers."""
         query = sa.select(_TRIALS.c.record).where(_TRIALS.c.study == study).order_by(_TRIALS.c.number)
-        with self._clear_errors(), self._engine.connect() as connection:
+        with database_errors(self.url), self._engine.connect() as connection:
             return [Trial.from_dict(json.loads(record)) for record in connection.execute(query).scalars()]
 
     def count_trials(self, study: str) -> int:
         query = sa.select(sa.func.count()).select_from(_TRIALS).where(_TRIALS.c.study == study)
-        with self._clear_errors(), self._engine.connect() as connection:
+        with database_errors(self.url), self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 
     def add_validation(self, study: str, number: int, accuracy: Mapping[str, Any]) -> None:
         """Accuracy of a selected trial on images that the selection never saw."""
         row = {"study": study, "number": number, "accuracy": json.dumps(dict(accuracy))}
-        with self._clear_errors(), self._engine.begin() as connection:
+        with database_errors(self.url), self._engine.begin() as connection:
             connection.execute(sa.insert(_VALIDATIONS).values(**row))
 
     def validations(self, study: str) -> dict[int, dict[str, Any]]:
         query = sa.select(_VALIDATIONS.c.number, _VALIDATIONS.c.accuracy).where(_VALIDATIONS.c.study == study)
-        with self._clear_errors(), self._engine.connect() as connection:
+        with database_errors(self.url), self._engine.connect() as connection:
             return {number: json.loads(text) for number, text in connection.execute(query)}
 
     def close(self) -> None:
         self._engine.dispose()
 
-    @contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        """What a database can answer, as one line with the cure."""
-        try:
-            yield
-        except (ArgumentError, NoSuchModuleError) as error:
-            raise UsageError(f"--storage {self.url!r} is not a database URL such as sqlite:///nas.db") from error
-        except ModuleNotFoundError as error:
-            raise UsageError(f"{self.url} needs the Python package {error.name!r}: pip install it") from error
-        except IntegrityError:
-            raise
-        except DBAPIError as error:
-            raise _database_error(self.url, str(error.orig)) from error
+
+@contextmanager
+def database_errors(url: str) -> Iterator[None]:
+    """What a database can answer, as a UsageError or NasError of one line with the cure."""
+    try:
+        yield
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise UsageError(f"{url!r} is not a database URL such as sqlite:///nas.db") from error
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{url} needs the Python package {error.name!r}: pip install it") from error
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise _database_error(url, str(error.orig)) from error
+    except StorageInternalError as error:  # Optuna's wrapping of the same
+        raise _database_error(url, str(getattr(error.__cause__, "orig", error))) from error
 
 
 def _database_error(url: str, said: str) -> Exception:
