@@ -29,12 +29,14 @@ def small_architecture(
 
 
 def random_network(arch: Architecture, num_classes: int = 10) -> MetaFormerNet:
-    """Random weights, and BatchNorms far from the identity."""
+    """Random weights, large enough that every branch counts, and BatchNorms far from the identity."""
     torch.manual_seed(0)
     network = build_network(arch, num_classes).eval()
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.5)
     return network

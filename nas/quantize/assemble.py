@@ -116,7 +116,7 @@ def _fold(network: MetaFormerNet) -> MetaFormerNet:
     return network.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _quantize(
     folded: MetaFormerNet,
     graph: fx.Graph,
