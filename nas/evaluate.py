@@ -56,12 +56,12 @@ class Evaluator:
         """Top-1 of a prepared network."""
         source = self.bundle.search if images == "search" else self.bundle.val
         count = min(self.spec.search_images, len(source)) if images == "search" else len(source)
-        batches = _batches(source, np.arange(count), arch.resolution, self.spec.batch_size)
+        batches = image_batches(source, np.arange(count), arch.resolution, self.spec.batch_size)
         return measure(prepared.quantized, batches, "one-shot", images)
 
     def _training_batches(self, count: int, resolution: int) -> Iterator[Tensor]:
         rows = self._training_order[:count]
-        for images, _ in _batches(self.bundle.train, rows, resolution, self.spec.batch_size):
+        for images, _ in image_batches(self.bundle.train, rows, resolution, self.spec.batch_size):
             yield images
 
     @cached_property
@@ -70,9 +70,10 @@ class Evaluator:
         return np.random.default_rng(0).permutation(len(self.bundle.train))
 
 
-def _batches(
+def image_batches(
     source: ImageSource, rows: np.ndarray, resolution: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images [n, channels, resolution, resolution] in channels-last memory, labels [n]) of the rows, in order."""
     labels = torch.from_numpy(source.labels[rows])
     for start in range(0, len(rows), batch_size):
         part = slice(start, start + batch_size)

@@ -172,7 +172,7 @@ def _train_step(
     """One optimizer step over the sandwich of `step`; returns the loss of the largest network."""
     for group in optimizer.param_groups:
         group["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup_steps)
-    images, labels = _batch(bundle, spec, supernet.space.max_resolution, step, device)
+    images, labels = training_batch(bundle, spec, supernet.space.max_resolution, step, device)
     teacher: Tensor | None = None
     largest_loss = 0.0
     optimizer.zero_grad(set_to_none=True)
@@ -199,10 +199,10 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (step - warmup_steps) / max(1, steps - warmup_steps))))
 
 
-def _batch(
+def training_batch(
     bundle: DataBundle, spec: TrainSpec, resolution: int, step: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Augmented training images [n, c, resolution, resolution] and labels [n] of a step, by seed and step."""
+    """The augmented training images [n, c, resolution, resolution] and labels [n] of a step, by seed and step."""
     source = bundle.train
     size = min(spec.batch_size, len(source))
     per_epoch = len(source) // size
