@@ -8,8 +8,8 @@ from math import ceil, prod
 from hw_models.target import MatrixEngine, VectorUnit
 from hw_models.workload import MATRIX_KINDS, Op, Workload
 
-IDEAL = 1e-30
-"""Guards divisions; below any number of cycles that occurs."""
+REQUANTIZED_KINDS = frozenset({"scale", "elementwise", "copy"})
+"""Ops whose integer operands have scales of their own and must be brought to that of the result."""
 
 
 def systolic_cycles(m: int, n: int, k: int, rows: int, columns: int, dataflow: str) -> int:
@@ -138,6 +138,8 @@ def vector_seconds(workload: Workload, op: Op, unit: VectorUnit) -> float:
         return 0.0
     table = unit.cycles_per_element
     cycles = table.get(op.function, table[op.kind])
+    if op.kind in REQUANTIZED_KINDS and workload.tensors[op.outputs[0]].dtype.startswith("int"):
+        cycles += table["requantize"]
     bits = max(workload.tensors[index].bits for index in (*op.inputs, *op.outputs))
     passes = ceil(bits / unit.lane_bits)
     return ceil(elements / unit.lanes) * cycles * passes / unit.clock_hz

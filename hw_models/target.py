@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hw_models.workload import OP_KINDS
+from hw_models.workload import MATRIX_KINDS, OP_KINDS
 
 TARGETS_FOLDER = Path(__file__).parent / "targets"
 DATAFLOWS = ("weight_stationary", "output_stationary", "input_stationary")
@@ -81,7 +81,8 @@ class VectorUnit:
     """Everything that is not a matrix product. `lanes` elements of `lane_bits` bits go through at once.
 
     cycles_per_element: op kind, or function of an op (which then wins over its kind), -> cycles one lane
-        spends on an element. Softmax, norms and reductions count input elements, pooling counts window
+        spends on an element; "requantize" is added for
+        integer arithmetic and concatenation. Softmax, norms and reductions count input elements, pooling counts window
         elements, others output elements.
     fused: functions that the output path of the matrix engine applies at full rate, at no cost.
     """
@@ -193,7 +194,8 @@ _SECTIONS: Mapping[str, type] = {
     "legality": Legality,
 }
 _TEXTS = ("title", "description", "accuracy")
-_REQUIRED_CYCLES = tuple(kind for kind in OP_KINDS if kind not in ("conv", "linear", "matmul"))
+_REQUIRED_CYCLES = {kind: meaning for kind, meaning in OP_KINDS.items() if kind not in MATRIX_KINDS}
+_REQUIRED_CYCLES["requantize"] = "bringing an integer operand of arithmetic or concatenation to another scale"
 
 
 def list_targets() -> list[str]:
@@ -378,10 +380,10 @@ def _check_keys(where: str, section: str, table: Mapping[str, Any], known: tuple
 
 def _check_tables(where: str, target: Target) -> None:
     """Rules that concern several values at once."""
-    for kind in _REQUIRED_CYCLES:
+    for kind, meaning in _REQUIRED_CYCLES.items():
         if kind not in target.vector.cycles_per_element:
             raise TargetError(
-                f"{where}: missing key vector.cycles_per_element.{kind}; add the cycles of {OP_KINDS[kind]}"
+                f"{where}: missing key vector.cycles_per_element.{kind}; add the cycles of {meaning}"
             )
     for precision in target.matrix.rates:
         if precision not in target.energy.mac_j:

@@ -127,6 +127,7 @@ def cost_model(
     input_size: int | None = None,
     precision: str | None = None,
     batch: int = 1,
+    reparameterize: bool = False,
 ) -> CostReport:
     """Cost of a timm model by name, or of an exported folder.
 
@@ -134,6 +135,7 @@ def cost_model(
     precision: one of `nas.bits.PRECISIONS`; default w8a8 for timm models and the network's own bits for a
         folder.
     batch: images per inference; all figures are for the whole batch.
+    reparameterize: merge the training-time branches of a timm model (RepVGG, FastViT, ...) first, as deployment does.
     Raises UsageError for an unknown model, a folder without a usable config.json, an impossible size,
     precision or batch, and for a model that cannot be traced.
     """
@@ -147,7 +149,7 @@ def cost_model(
     try:
         if folder.is_dir():
             return _cost_folder(folder, target, input_size, precision, batch)
-        return _cost_timm(str(name_or_folder), target, input_size, precision or "w8a8", batch)
+        return _cost_timm(str(name_or_folder), target, input_size, precision or "w8a8", batch, reparameterize)
     except TraceError as error:
         raise UsageError(str(error)) from error
 
@@ -177,44 +179,43 @@ def _cost_folder(
 
 
 @lru_cache(maxsize=4096)
-def _cost_timm(name: str, target: Target, input_size: int | None, precision: str, batch: int) -> CostReport:
-    workload = timm_workload(name, input_size, batch)
+def _cost_timm(
+    name: str, target: Target, input_size: int | None, precision: str, batch: int, reparameterize: bool
+) -> CostReport:
+    workload = timm_workload(name, input_size, batch, reparameterize)
     part = estimate_part(put_precision(workload, precision), target)
     warnings = target_warnings(target)
     if workload.folded_macs:
-        warnings.append(
-            f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled"
-        )
+        warnings.append(f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled")
     return combine(
-        [part],
-        target,
-        model=name,
-        precision=precision,
-        input_shape=workload.input_shapes[0],
-        warnings=warnings,
+        [part], target, model=name, precision=precision, input_shape=workload.input_shapes[0], warnings=warnings
     )
 
 
 @lru_cache(maxsize=256)
-def timm_workload(name: str, input_size: int | None = None, batch: int = 1) -> Workload:
-    """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as
-    `trace_module`.
-    """
-    model = _timm_model(name, input_size)
+def timm_workload(
+    name: str, input_size: int | None = None, batch: int = 1, reparameterize: bool = False
+) -> Workload:
+    """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as `trace_module`."""
+    model = _timm_model(name, input_size, "cpu" if reparameterize else "meta")
     channels, height, width = model.default_cfg["input_size"]  # type: ignore[index]
+    if reparameterize:  # merging computes with weights, so they must exist
+        from timm.utils import reparameterize_model
+
+        model = reparameterize_model(model)
     if input_size is not None:
         height = width = input_size
     return trace_module(model, [(batch, channels, height, width)], name)
 
 
-def _timm_model(name: str, input_size: int | None) -> nn.Module:
+def _timm_model(name: str, input_size: int | None, device: str) -> nn.Module:
     import timm
 
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see timm.list_models()"
         raise UsageError(f"{name!r} is neither a folder nor a timm model; {hint}")
-    with torch.device("meta"):
+    with torch.device(device):
         if input_size is not None:
             try:
                 return timm.create_model(name, img_size=input_size).eval()
