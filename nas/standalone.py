@@ -24,7 +24,7 @@ def train_alone(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(spec.seed)
     network = build_network(arch, bundle.num_classes, bundle.in_chans)
-    network = network.to(device=device, memory_format=torch.channels_last).train()
+    network = network.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
     for step in range(spec.steps):
         for group in optimizer.param_groups:
