@@ -53,12 +53,16 @@ def split_folders(root: Path) -> tuple[Path, Path | None]:
         raise DataError(f"no folder {root}: give a folder with one folder of images per class, or 'procedural'")
     if not root.is_dir():
         raise DataError(f"{root} is a file: give a folder with one folder of images per class")
-    val = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
-    if (root / "train").is_dir():
+    val = next((root / name for name in VAL_FOLDERS if _holds_folders(root / name)), None)
+    if _holds_folders(root / "train"):  # a folder of files is a class named train
         return root / "train", val
-    if val is not None and any(root / name == val for name in VAL_FOLDERS[:3]):
+    if val is not None:
         raise DataError(f"{root} has {val.name}/ but no train/: put the training images into {root / 'train'}")
     return root, None
+
+
+def _holds_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
 
 
 def list_images(root: Path) -> Listing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ def split_by_path(paths: Sequence[str], labels: np.ndarray, share: float) -> tup
 
     At least one image of a class goes to each of the two. No seed: the same files are always kept apart.
     """
-    order = np.array([hashlib.sha256(path.encode()).hexdigest() for path in paths])
+    order = np.array([hashlib.sha256(os.fsencode(path)).hexdigest() for path in paths])
     part = []
     for label in range(int(labels.max()) + 1):
         rows = np.flatnonzero(labels == label)

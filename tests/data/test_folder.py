@@ -76,6 +76,12 @@ def test_train_without_val_is_split_too(folder):
     assert len(load_data(str(folder), resolution=8).val) == 8
 
 
+def test_classes_may_be_named_train_and_test(tmp_path):
+    for name in ("bus", "train", "test"):
+        make(tmp_path / name, 10)
+    assert load_data(str(tmp_path), resolution=8).class_names == ("bus", "test", "train")
+
+
 def test_files_that_are_no_images_and_hidden_ones_are_left_out(folder):
     (folder / "train/ant/notes.txt").write_text("hello")
     (folder / "train/ant/.hidden.png").write_bytes(b"")
