@@ -125,6 +125,7 @@ class PartCost:
             "utilization": group.ideal_s / seconds if seconds else 0.0,
             "matrix_s": group.matrix_s,
             "vector_s": group.vector_s,
+            "onchip_s": group.onchip_s,
             "dram_s": times["dram"],
             "dram_bytes": dram_bytes,
             "onchip_bytes": group.onchip_bytes,

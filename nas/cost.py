@@ -135,7 +135,8 @@ def cost_model(
     precision: one of `nas.bits.PRECISIONS`; default w8a8 for timm models and the network's own bits for a
         folder.
     batch: images per inference; all figures are for the whole batch.
-    reparameterize: merge the training-time branches of a timm model (RepVGG, FastViT, ...) first, as deployment does.
+    reparameterize: merge the training-time branches of a timm model (RepVGG, FastViT, ...) first, as
+        deployment does.
     Raises UsageError for an unknown model, a folder without a usable config.json, an impossible size,
     precision or batch, and for a model that cannot be traced.
     """
@@ -186,9 +187,16 @@ def _cost_timm(
     part = estimate_part(put_precision(workload, precision), target)
     warnings = target_warnings(target)
     if workload.folded_macs:
-        warnings.append(f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled")
+        warnings.append(
+            f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled"
+        )
     return combine(
-        [part], target, model=name, precision=precision, input_shape=workload.input_shapes[0], warnings=warnings
+        [part],
+        target,
+        model=name,
+        precision=precision,
+        input_shape=workload.input_shapes[0],
+        warnings=warnings,
     )
 
 
@@ -196,7 +204,9 @@ def _cost_timm(
 def timm_workload(
     name: str, input_size: int | None = None, batch: int = 1, reparameterize: bool = False
 ) -> Workload:
-    """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as `trace_module`."""
+    """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as
+    `trace_module`.
+    """
     model = _timm_model(name, input_size, "cpu" if reparameterize else "meta")
     channels, height, width = model.default_cfg["input_size"]  # type: ignore[index]
     if reparameterize:  # merging computes with weights, so they must exist

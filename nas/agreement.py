@@ -1,0 +1,290 @@
+"""How well predicted latencies agree with published ones: the study behind every target's claim.
+
+Run: python -m nas.agreement --data FOLDER [--out studies/results]
+FOLDER holds `npu_published.csv` (columns device, precision, batch, timm_name, input_res, latency_ms, fps,
+metric_kind, runtime). A group is one device, precision and runtime with at least eight distinct timm models
+at batch 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models import Target, Workload, estimate, load_target
+from hw_models.estimate import dram_seconds
+from nas.bits import put_precision
+from nas.cost import timm_workload
+from nas.errors import UsageError
+from nas.trace import TraceError
+
+DEVICE_TARGETS = {
+    "AXERA AX630C": "ax630c",
+    "AXERA AX650N": "ax650n",
+    "Apple iPhone 12": "apple_a14",
+    "Coral Dev Board": "coral_dev_board",
+    "Coral USB Accelerator": "coral_usb",
+    "Hailo-8L": "hailo8l",
+    "Hailo-8": "hailo8",
+    "Hailo-15H": "hailo10h",
+    "NVIDIA Jetson AGX Orin": "jetson_agx_orin",
+    "Qualcomm QCS8275": "qcs8275",
+    "Qualcomm QCS8550": "qcs8550",
+    "Qualcomm Samsung Galaxy S24": "galaxy_s24",
+    "Qualcomm Samsung Galaxy S25": "galaxy_s25",
+    "Qualcomm Snapdragon X Elite": "snapdragon_x_elite",
+    "Synaptics VS680": "sl1680",
+}
+"""First words of a device label -> target; the first that fits wins."""
+
+PRECISIONS = {"int8": "w8a8", "int8/uint8": "w8a8", "w8a8": "w8a8", "w8a16": "w8a16", "fp16": "fp16"}
+SMALLEST_GROUP = 8
+FOLDS, REPEATS = 2, 50
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published latency of a timm model: seconds per image (for throughput rows, the inverse of images per
+    second).
+    """
+
+    model: str
+    input_size: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One group. rho: Spearman's rank correlation with the published latencies; within: share of models whose
+    prediction lies within 10 or 25 percent; calibrated: after fitting a scale and an offset on half of the
+    models, tested on the other half (mean over repeated splits). ratio: median of predicted over
+    published.
+    """
+
+    device: str
+    precision: str
+    runtime: str
+    target: str
+    models: int
+    rho: float
+    rho_macs: float
+    rho_params: float
+    rho_roofline: float
+    ratio: float
+    within_10: float
+    within_25: float
+    calibrated_rho: float
+    calibrated_within_10: float
+    calibrated_within_25: float
+    left_out: list[str]
+
+
+def read_groups(path: Path) -> dict[tuple[str, str, str], list[Row]]:
+    """(device, precision, runtime) -> rows, for groups that are large enough and whose precision is known."""
+    found: dict[tuple[str, str, str], dict[tuple[str, int | None], list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                words = row["precision"].split()
+                if row["timm_name"] and row["batch"].split()[:1] == ["1"] and words and words[0] in PRECISIONS:
+                    size = int(row["input_res"]) if row["input_res"] else None
+                    group = (row["device"], row["precision"], row["runtime"])
+                    found[group][row["timm_name"], size].append(_seconds(row))
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}; give the folder of npu_published.csv by --data"
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{path} does not have the columns of npu_published.csv ({error})") from error
+    groups = {
+        group: [Row(model, size, float(np.median(seconds))) for (model, size), seconds in rows.items()]
+        for group, rows in found.items()
+    }
+    return {group: rows for group, rows in groups.items() if len({row.model for row in rows}) >= SMALLEST_GROUP}
+
+
+def _seconds(row: dict[str, str]) -> float:
+    if "throughput" in row["metric_kind"] and row["fps"]:
+        return 1.0 / float(row["fps"])
+    return float(row["latency_ms"]) / 1e3
+
+
+def target_of(device: str) -> str | None:
+    return next((target for words, target in DEVICE_TARGETS.items() if device.startswith(words)), None)
+
+
+def agree(group: tuple[str, str, str], rows: Sequence[Row], target: Target) -> Agreement:
+    """Compare one group with the target's predictions."""
+    device, precision, runtime = group
+    kept, workloads, left_out = [], [], []
+    for row in rows:
+        try:
+            workload = timm_workload(row.model, row.input_size, 1, reparameterize=True)
+        except (TraceError, UsageError) as error:
+            left_out.append(f"{row.model} at {row.input_size}: {error}")
+            continue
+        kept.append(row)
+        workloads.append(put_precision(workload, PRECISIONS[precision.split()[0]]))
+    published = np.array([row.seconds for row in kept])
+    predicted = np.array([estimate(workload, target).latency_s for workload in workloads])
+    calibrated = cross_validated(predicted, published)
+    error = np.abs(predicted / published - 1)
+    return Agreement(
+        device=device,
+        precision=precision,
+        runtime=runtime,
+        target=target.name,
+        models=len(kept),
+        rho=spearman(predicted, published),
+        rho_macs=spearman(np.array([workload.macs for workload in workloads]), published),
+        rho_params=spearman(np.array([workload.params for workload in workloads]), published),
+        rho_roofline=spearman(np.array([roofline_s(workload, target) for workload in workloads]), published),
+        ratio=float(np.median(predicted / published)),
+        within_10=float((error <= 0.10).mean()),
+        within_25=float((error <= 0.25).mean()),
+        calibrated_rho=calibrated[0],
+        calibrated_within_10=calibrated[1],
+        calibrated_within_25=calibrated[2],
+        left_out=left_out,
+    )
+
+
+def roofline_s(workload: Workload, target: Target) -> float:
+    """The plain roofline: every op takes the longer of its macs at peak and its bytes at the memory's
+    speed.
+    """
+    total = 0.0
+    for op in workload.ops:
+        touched = sum(workload.tensors[index].size_bytes for index in (*op.inputs, *op.outputs, *op.weights))
+        total += max(op.macs / target.matrix.peak_macs_per_s, dram_seconds(touched, target))
+    return total
+
+
+def spearman(left: NDArray[Any], right: NDArray[Any]) -> float:
+    """Pearson correlation of ranks; ties share their mean rank."""
+    return float(np.corrcoef(_ranks(left), _ranks(right))[0, 1])
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return ((2 * ends - counts - 1) / 2)[inverse]
+
+
+def cross_validated(predicted: NDArray[Any], published: NDArray[Any]) -> tuple[float, float, float]:
+    """(Spearman, share within 10 percent, share within 25 percent) of held-out models, mean over repeated
+    halvings.
+    """
+    rng = np.random.default_rng(0)
+    results = []
+    for _ in range(REPEATS):
+        order = rng.permutation(len(predicted))
+        fitted = np.empty(len(predicted))
+        for fold in range(FOLDS):
+            test = order[fold::FOLDS]
+            train = np.setdiff1d(order, test)
+            scale, offset = _fit(predicted[train], published[train])
+            fitted[test] = scale * predicted[test] + offset
+        error = np.abs(fitted / published - 1)
+        results.append((spearman(fitted, published), (error <= 0.10).mean(), (error <= 0.25).mean()))
+    mean = np.mean(results, axis=0)
+    return float(mean[0]), float(mean[1]), float(mean[2])
+
+
+def _fit(predicted: NDArray[Any], published: NDArray[Any]) -> tuple[float, float]:
+    """Scale >= 0 and offset >= 0 that minimise the relative squared error: speed of the device, overhead per
+    call.
+    """
+    columns = np.stack([predicted / published, 1 / published], axis=1)
+    best = (float(np.dot(columns[:, 0], np.ones(len(columns))) / np.dot(columns[:, 0], columns[:, 0])), 0.0)
+    scale, offset = np.linalg.lstsq(columns, np.ones(len(columns)), rcond=None)[0]
+    return (float(scale), float(offset)) if scale >= 0 and offset >= 0 else best
+
+
+def provenance(command: str) -> dict[str, str]:
+    """Where a result comes from: commit, date, machine, command."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    date = datetime.now(UTC).date().isoformat()
+    machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return {"commit": commit, "date": date, "machine": machine, "command": command}
+
+
+def markdown(results: Sequence[Agreement], meta: dict[str, str]) -> str:
+    """The study as a table, with its medians."""
+    lines = [
+        "# Agreement of predicted with published latencies",
+        "",
+        "One line per group: a device, precision and runtime with at least eight distinct timm models at batch 1.",
+        "Spearman's rank correlation of the published latency with this cost model, with macs, with parameters and with a",
+        "plain roofline of the same target; the median of predicted over published; the share of models within 25 percent",
+        "untouched, and for held-out models after a scale and an offset were fitted on the other half.",
+        "Values in the target files that no document gives are estimates; those marked 'Hexagon set' were chosen with",
+        "these very groups in view, so the Qualcomm lines are a fit of one shared set to five devices, not a blind test.",
+        "",
+        "| device | precision | target | models | this model | macs | params | roofline | ratio | within 25% | calibrated |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {item.device} | {item.precision.split()[0]} | {item.target} | {item.models} | {item.rho:.3f} | "
+        f"{item.rho_macs:.3f} | {item.rho_params:.3f} | {item.rho_roofline:.3f} | {item.ratio:.2f} | "
+        f"{item.within_25:.0%} | {item.calibrated_within_25:.0%} |"
+        for item in sorted(results, key=lambda item: (item.device, item.precision, item.runtime))
+    ]
+    medians = summary(results)
+    lines += ["", "## Medians over the groups", ""] + [f"- {name}: {value:.3f}" for name, value in medians.items()]
+    lines += ["", "## Left out", ""]
+    lines += sorted({f"- {reason}" for item in results for reason in item.left_out}) or ["- nothing"]
+    lines += ["", "## Provenance", ""] + [f"- {name}: {value}" for name, value in meta.items()]
+    return "\n".join(lines) + "\n"
+
+
+def summary(results: Sequence[Agreement]) -> dict[str, float]:
+    names = ("rho", "rho_macs", "rho_params", "rho_roofline", "within_10", "within_25", "calibrated_rho")
+    values = {name: [getattr(item, name) for item in results] for name in (*names, "calibrated_within_25")}
+    medians = {f"median {name}": float(np.median(column)) for name, column in values.items()}
+    behind = sum(item.rho < item.rho_macs - 0.02 for item in results)
+    return {"groups": float(len(results)), **medians, "groups more than 0.02 behind macs": float(behind)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m nas.agreement", description="Compare predicted with published latencies"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of npu_published.csv")
+    parser.add_argument("--out", type=Path, default=Path("studies/results"), help="where agreement.json and .md go")
+    options = parser.parse_args(arguments)
+    results = []
+    for group, rows in sorted(read_groups(options.data / "npu_published.csv").items()):
+        name = target_of(group[0])
+        if name is None:
+            print(f"no target for {group[0]}", file=sys.stderr)
+            continue
+        results.append(agree(group, rows, load_target(name)))
+        item = results[-1]
+        print(f"{item.rho:.3f} (macs {item.rho_macs:.3f})  {item.device} {item.precision}", file=sys.stderr)
+    meta = provenance(f"python -m nas.agreement --data <latency> --out {options.out}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    record = {"_meta": meta, "summary": summary(results), "groups": [asdict(item) for item in results]}
+    (options.out / "agreement.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (options.out / "agreement.md").write_text(markdown(results, meta), encoding="utf-8")
+    print(json.dumps(record["summary"], indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
