@@ -70,13 +70,10 @@ def predict(network: nn.Module, images: Iterable[Tensor]) -> Tensor:
         network.train(was_training)
 
 
-def measure(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], kind: Kind, images: ImageSet
-) -> Accuracy:
+def measure(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], kind: Kind, images: ImageSet) -> Accuracy:
     """Top-1 of `network` on (images, labels) batches.
 
-    Let the batches have one fixed size: how a convolution rounds depends on it. Raises ValueError without
-    images.
+    Let the batches have one fixed size: how a convolution rounds depends on it. Raises ValueError without images.
     """
     labels: list[Tensor] = []
 
@@ -101,13 +98,11 @@ def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Replace, in place, the running statistics of every BatchNorm by those of `batches`. Returns the
-    number of images.
+    """Replace, in place, the running statistics of every BatchNorm by those of `batches`; the number of images.
 
-    Layers normalise with batch statistics, as in training; all else is in evaluation mode. Per layer the mean
-    and
-    variance of all its inputs are exact: moments of the batches, pooled by size in float64, nothing of the
-    old statistics left. Raises ValueError for no images, or a batch with one value per channel.
+    Layers normalise with batch statistics, as in training; all else is in evaluation mode. Per layer the mean and
+    variance of all its inputs are exact: moments of the batches, pooled by size in float64, nothing of the old
+    statistics left. Raises ValueError for fewer than two images.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     if not norms:
@@ -122,7 +117,9 @@ def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Tensor]) -> int:
         for norm in norms:
             norm.train()
             norm.momentum = 1.0  # the running statistics after a batch are those of the batch
-        for batch in batches:
+        for batch in _no_small_rest(batches):
+            if len(batch) < 2:
+                raise ValueError("BatchNorm statistics need at least two images, but got one")
             images += len(batch)
             network(batch)
     finally:
@@ -140,6 +137,22 @@ def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Tensor]) -> int:
             norm.running_mean.copy_(moments.mean)
             norm.running_var.copy_(moments.variance)
     return images
+
+
+def _no_small_rest(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The batches, each that is less than half of the one before joined to it: statistics of a few images would
+    distort what the layers behind see."""
+    held: Tensor | None = None
+    for batch in batches:
+        if held is None:
+            held = batch
+        elif 2 * len(batch) < len(held):
+            held = torch.cat((held, batch))
+        else:
+            yield held
+            held = batch
+    if held is not None:
+        yield held
 
 
 class _Moments:

@@ -11,9 +11,7 @@ from nas.accuracy import Accuracy, in_batches, measure, predict, recalibrate_bat
 
 def small_network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)
-    ).eval()
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)).eval()
 
 
 def test_batchnorm_statistics_equal_the_moments_of_all_images() -> None:
@@ -35,9 +33,7 @@ def test_batchnorm_statistics_forget_the_old_ones_and_leave_the_rest_alone() -> 
         recalibrate_batchnorm(network, images.split(4))
         assert not any(module.training for module in network.modules())
         assert network[1].momentum == 0.1
-    assert all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 def test_batchnorm_without_images_is_refused() -> None:
@@ -46,6 +42,16 @@ def test_batchnorm_without_images_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         recalibrate_batchnorm(network, [])
     assert torch.equal(network[1].running_mean, before)
+
+
+def test_a_small_last_batch_joins_the_one_before() -> None:
+    """On its own, one image through a global average has no variance."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4))
+    images = torch.randn(9, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    assert recalibrate_batchnorm(network, images.split(4)) == 9
+    torch.testing.assert_close(network[2].running_mean, network[1](network[0](images)).mean((0, 2, 3)))
+    with pytest.raises(ValueError, match="at least two images"):
+        recalibrate_batchnorm(network, [images[:1]])
 
 
 class Brightest(nn.Module):

@@ -19,8 +19,7 @@ class Findings:
     """What was measured of an exported network.
 
     selected_by: the accuracy it was chosen by; None when it was not chosen by one.
-    floating: the folded float network on the validation images. agreement: fake-quantized torch and ONNX QDQ
-    on them.
+    floating: the folded float network on the validation images. agreement: fake-quantized torch and ONNX QDQ on them.
     reload_difference, onnx_difference: of float logits to the network's, by timm and by ONNX Runtime, over
     the largest logit, on `compared` images.
     """

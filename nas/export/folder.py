@@ -13,8 +13,7 @@ from nas.errors import NasError, UsageError
 
 @contextmanager
 def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
-    """An empty folder to write into, that becomes `out` when the block ends well and vanishes when it does
-    not.
+    """An empty folder to write into, that becomes `out` when the block ends well and vanishes when it does not.
 
     What a killed process left behind at an earlier try is removed. Raises UsageError when `out` exists and
     `force` is False, NasError when the disk refuses.

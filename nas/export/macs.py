@@ -18,9 +18,7 @@ _FVCORE_MATRIX_OPS = ("conv", "linear", "matmul", "addmm", "bmm", "einsum")
 
 @dataclass(frozen=True)
 class MacCounts:
-    """macs of one image. trace: this program's; torch: FlopCounterMode / 2; fvcore: its matrix operators
-    only.
-    """
+    """macs of one image. trace: this program's; torch: FlopCounterMode / 2; fvcore: its matrix operators only."""
 
     trace: int
     torch: int

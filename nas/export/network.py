@@ -59,12 +59,10 @@ def export_network(
     """Write the folder `out` of a chosen network, verify it, and return its absolute path.
 
     The folder holds NAME.py, config.json and model.safetensors (timm), model.onnx (float), model_qdq.onnx (at
-    the bit policy of `arch`), calibration.safetensors, cost.json and README.md. It appears whole or not at
-    all.
+    the bit policy of `arch`), calibration.safetensors, cost.json and README.md. It appears whole or not at all.
 
     prepared: the network as it was scored (`Evaluator.prepare(arch)`, or `nas.quantize.restore`).
-    costs: target name -> `nas.cost.cost_architecture(arch, target, ...)`; the predictions that the card
-    shows.
+    costs: target name -> `nas.cost.cost_architecture(arch, target, ...)`; the predictions that the card shows.
     selected_by: the accuracy that chose it. kind: whose weights these are, for the figures measured here.
     provenance: JSON-able pairs for config.json and the card, such as study, trial, metrics.
     val_images: how many validation images to verify on; None for all.

@@ -38,9 +38,7 @@ def write_float_onnx(path: Path, folded: nn.Module, input_shape: tuple[int, ...]
 
 
 def write_qdq_onnx(path: Path, quantized: QuantizedNetwork, input_shape: tuple[int, ...]) -> None:
-    """Export `quantized` for inputs of `input_shape`: weights of 4 or 8 bits, biases of 32, activations of 8
-    or 16.
-    """
+    """Export `quantized` for inputs of `input_shape`: weights of 4 or 8 bits, biases of 32, activations of 8 or 16."""
     body = copy.deepcopy(quantized.body)
     for name, module in list(body.named_modules()):
         if isinstance(module, Quantizer):

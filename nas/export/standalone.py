@@ -70,9 +70,7 @@ def standalone_source(
 
 
 def _read(module: ModuleType, definitions: dict[str, _Definition], imports: dict[str, tuple[str, str]]) -> None:
-    """Add the top-level definitions and the external imports of `module`. Raises ValueError for a name used
-    twice.
-    """
+    """Add the top-level definitions and the external imports of `module`. Raises ValueError for a name used twice."""
     source = inspect.getsource(module)
     lines = source.splitlines()
     body = ast.parse(source).body
@@ -176,7 +174,5 @@ def _stage_lines(stages: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _literal(value: Any) -> str:
-    """Python source of numbers, plain words and containers of them, with double quotes as in the other
-    sources.
-    """
+    """Python source of numbers, plain words and containers of them, with double quotes as in the other sources."""
     return repr(value).replace("'", '"')

@@ -64,9 +64,7 @@ class Agreement:
 
 
 class OnnxRunner:
-    """An ONNX file in ONNX Runtime on the CPU, with its default optimizations, one image at a time as it was
-    exported.
-    """
+    """An ONNX file in ONNX Runtime on the CPU, with its default optimizations, one image at a time."""
 
     def __init__(self, path: Path) -> None:
         import onnxruntime

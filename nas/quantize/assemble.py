@@ -47,8 +47,7 @@ class QuantizedNetwork(nn.Module):
 class Prepared:
     """A candidate, ready to be scored and exported.
 
-    folded: float, deploy form. quantized: fake-quantized from it. calibration: reproduces both from the
-    weights.
+    folded: float, deploy form. quantized: fake-quantized from it. calibration: reproduces both from the weights.
     """
 
     folded: MetaFormerNet
@@ -72,10 +71,7 @@ def prepare(
     """
     network = _copy_for_inference(network)
     norm_images = recalibrate_batchnorm(network, bn_batches)
-    norms = {
-        name: (norm.running_mean.clone(), norm.running_var.clone())
-        for name, norm in _batchnorms(network).items()
-    }
+    norms = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in _batchnorms(network).items()}
     folded = _fold(network)
     graph = trace(folded)
     points = quantization_points(folded, graph, arch)
@@ -155,7 +151,5 @@ def _rounded(layer: nn.Conv2d | nn.Linear, grid: LayerGrid) -> nn.Module:
     if weight.dim() == 4:
         weight = weight.contiguous(memory_format=torch.channels_last)
     bias = grid.bias_codes(layer.bias).float() * grid.bias_scale
-    rounded._parameters = {
-        name: nn.Parameter(value, False) for name, value in (("weight", weight), ("bias", bias))
-    }
+    rounded._parameters = {name: nn.Parameter(value, False) for name, value in (("weight", weight), ("bias", bias))}
     return rounded

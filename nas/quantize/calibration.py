@@ -22,8 +22,7 @@ class Calibration:
 
     norms: BatchNorm module path -> (running mean, running variance), each [channels] float32.
     ranges: name of a quantized tensor -> (low, high), after clipping.
-    architecture: key of the architecture. data, weights: identities of the images and weights it was made
-    with.
+    architecture: key of the architecture. data, weights: identities of the images and weights it was made with.
     norm_images, range_images: how many training images each part saw.
     """
 
@@ -75,9 +74,7 @@ class Calibration:
             tensors = safetensors.torch.load(data)
             norms = {name: (tensors[f"{name}.mean"], tensors[f"{name}.var"]) for name in header.pop("norms")}
             pairs = tensors["ranges"].tolist()
-            ranges = {
-                name: (low, high) for name, (low, high) in zip(header.pop("ranges"), pairs, strict=True)
-            }
+            ranges = {name: (low, high) for name, (low, high) in zip(header.pop("ranges"), pairs, strict=True)}
             return cls(norms=norms, ranges=ranges, **header)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"not a calibration of this program, or damaged: {error}") from error

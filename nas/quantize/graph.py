@@ -46,8 +46,7 @@ _WRITING_METHODS = ("sum", "mean")
 class Point:
     """A tensor that gets a quantizer.
 
-    name: unique, stable across processes: the module path, or for a bare operation its owner's path and its
-    name.
+    name: unique, stable across processes: the module path, or for a bare operation its owner's path and its name.
     bits: 8 (asymmetric, unsigned) or 16 (symmetric, signed).
     """
 
@@ -152,9 +151,7 @@ def _writes(node: fx.Node, modules: dict[str, nn.Module], tensors: set[fx.Node])
 
 
 def _fused(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether the result of `node` is never written: its one reader is the layer's activation, or a
-    concatenation.
-    """
+    """Whether the result of `node` is never written: its one reader is the layer's activation, or a concatenation."""
     reader = node
     while len(reader.users) == 1:
         reader = next(iter(reader.users))
@@ -171,8 +168,7 @@ def _fused(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 def _feeds_output(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether `node` is what the network returns, views aside."""
     return any(
-        reader.op == "output" or (_is_view(reader, modules) and _feeds_output(reader, modules))
-        for reader in node.users
+        reader.op == "output" or (_is_view(reader, modules) and _feeds_output(reader, modules)) for reader in node.users
     )
 
 
@@ -184,7 +180,5 @@ def _names(node: fx.Node) -> tuple[str, str]:
         return str(node.target), str(node.target)
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {"": ("", None)}
     owner = list(stack.values())[-1][0]
-    operation = (
-        node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    )
+    operation = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     return owner, f"{owner}.{operation}"

@@ -39,8 +39,7 @@ class LayerGrid:
     """Grids of a convolution or linear layer: symmetric, one per output channel, zero point 0.
 
     scale: of the weight, [out_channels]. bits: of the weight. input_scale: of the tensor that the layer
-    reads. The bias is a 32-bit integer in units of input_scale * scale, as accelerators add it to the
-    accumulator.
+    reads. The bias is a 32-bit integer in units of input_scale * scale, as accelerators add it to the accumulator.
     """
 
     scale: Tensor
@@ -51,9 +50,7 @@ class LayerGrid:
         """Integer codes of `weight` [out_channels, ...]: int8 in [-8, 7] or [-128, 127], or int16."""
         top = 2 ** (self.bits - 1)
         scale = self.scale.view(-1, *[1] * (weight.dim() - 1))
-        return (
-            (weight / scale).round_().clamp_(-top, top - 1).to(torch.int16 if self.bits == 16 else torch.int8)
-        )
+        return (weight / scale).round_().clamp_(-top, top - 1).to(torch.int16 if self.bits == 16 else torch.int8)
 
     def values(self, codes: Tensor) -> Tensor:
         """What weight codes stand for, float32."""
@@ -90,9 +87,7 @@ class Quantizer(nn.Module):
 
 
 def activation_grid(low: float, high: float, bits: int) -> ActivationGrid:
-    """The grid over [low, high], stretched to hold zero exactly. Raises ValueError for bits other than 8 or
-    16.
-    """
+    """The grid over [low, high], stretched to hold zero exactly. Raises ValueError for bits other than 8 or 16."""
     low, high = min(low, 0.0), max(high, 0.0)
     if bits == 16:
         return ActivationGrid(_float32(max(-low, high) * HEADROOM_16_BIT / 32767), 0, bits)
@@ -120,8 +115,7 @@ def clipped_range(low: float, high: float, samples: Tensor, bits: int) -> tuple[
 
 
 def layer_grid(weight: Tensor, bias: Tensor, bits: int, input_scale: float) -> LayerGrid:
-    """Grids of a layer with `weight` [out_channels, ...] and `bias` [out_channels] that reads a tensor of
-    this scale.
+    """Grids of a layer with `weight` [out_channels, ...] and `bias` [out_channels] that reads a tensor of this scale.
 
     A channel whose weights are too small for its bias to fit 32 bits gets a coarser grid. Raises ValueError
     as `weight_scale` does.

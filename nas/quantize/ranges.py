@@ -50,8 +50,7 @@ def find_ranges(
 ) -> tuple[dict[str, tuple[float, float]], int]:
     """Ranges by name of the point, and the number of images seen.
 
-    folded: the float network that `graph` is of. Raises ValueError without images, and for a tensor that is
-    not finite.
+    folded: the float network that `graph` is of. Raises ValueError without images, and for a tensor that is not finite.
     """
     batches = list(batches)
     images = sum(len(batch) for batch in batches)
@@ -64,9 +63,7 @@ def find_ranges(
     for point in points:
         low, high = finder.extremes[point.name]
         if not (low > -float("inf") and high < float("inf")):
-            raise ValueError(
-                f"the tensor {point.name} is not finite on the calibration images: [{low}, {high}]"
-            )
+            raise ValueError(f"the tensor {point.name} is not finite on the calibration images: [{low}, {high}]")
         samples = torch.cat(finder.values[point.name]) if point.bits == 8 else torch.empty(0)
         ranges[point.name] = clipped_range(low, high, samples, point.bits)
     return ranges, images
