@@ -115,7 +115,7 @@ def _draw_chunk(drawing: Drawing, labels: np.ndarray, rng: Generator) -> np.ndar
     # at random, small networks stayed at chance for all of 300 steps.
     base = _uniform(rng, 20.0, 45.0, (n, 1, 1, 1)) + _uniform(rng, -14.0, 14.0, (n, 3, 1, 1))
     tone = _uniform(rng, -1.3, -0.7, (n, 3, 1, 1))
-    strength = _uniform(rng, 0.6, 1.2, (n, 1, 1, 1)) * np.float32(drawing.contrast)
+    strength = _uniform(rng, 0.5, 1.2, (n, 1, 1, 1)) * np.float32(drawing.contrast)
     period = _uniform(rng, 3.2, 4.6, (n, 1, 1))
     phase = _uniform(rng, 0.0, 1.0, (n, 2, 1, 1))
     slant = np.where(rng.integers(0, 2, n) == 0, np.float32(-1), np.float32(1))
@@ -147,7 +147,7 @@ def _part_centres(labels: np.ndarray, pairs: list[tuple[str, str]], rng: Generat
         axis=-1,
     )
     middle = _uniform(rng, 12.5, 19.5, (n, 1, 2))
-    return turned + middle + _uniform(rng, -1.2, 1.2, (n, 3, 2))
+    return turned + middle + _uniform(rng, -2.0, 2.0, (n, 3, 2))
 
 
 def _pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
