@@ -66,7 +66,7 @@ def ops_csv(report: CostReport) -> str:
     """The groups of ops, a line each, SI units; ops that were fused are joined by '+'."""
     rows = [{**op, "fused": "+".join(op["fused"])} for op in report.rows]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["name"])
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["name"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()

@@ -23,7 +23,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
             os.fsync(stream.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
         raise NasError(f"cannot write {path} ({error.strerror}); free some space or use another folder") from error
 
 

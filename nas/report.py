@@ -57,7 +57,9 @@ def front_csv(study: Study) -> str:
         del row["targets"]
         rows.append({**row, "architecture": trial.architecture.to_json()})
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+    writer = csv.DictWriter(
+        stream, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()

@@ -44,6 +44,7 @@ class Proposer:
 
     def __init__(self, space: SearchSpace, goal: Goal, sampler: str, seed: int) -> None:
         self._space, self._goal, self._make, self._seed = space, goal, SAMPLERS[sampler], seed
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._genes: dict[str, BaseDistribution] = {**distributions(space)}
         self._study = optuna.create_study(directions=list(goal.directions), storage=optuna.storages.InMemoryStorage())
 

@@ -52,6 +52,7 @@ def run_search(
     Raises UsageError, NasError, NothingFeasible (the study is kept), Interrupted (finished trials are kept).
     """
     narrator = narrator or Narrator(quiet=True)
+    name = check_name(name) if name is not None else None
     problem = pose(spec, folder, narrator)
     with closing(Store(folder, url, create=True)) as store:
         study = _name_of_study(store, problem, config, name, narrator)
@@ -79,7 +80,7 @@ def _name_of_study(store: Store, problem: Problem, config: str, name: str | None
     new.
     """
     known = {record.name: record for record in store.studies()}
-    wanted = check_name(name) if name else f"{config}-{problem.identity[:8]}"
+    wanted = name or check_name(f"{config}-{problem.identity[:8]}"
     if wanted in known and known[wanted].identity != problem.identity:
         changed = differences(known[wanted].spec, problem.spec) or ["the images or a target file"]
         narrator.say(f"study {wanted} was made with other settings ({', '.join(changed)}): this is a new study")
@@ -99,6 +100,7 @@ def _explore(problem: Problem, store: Store, study: str, score: Scorer, mirror: 
     proposer = Proposer(problem.space, problem.goal, search.sampler, search.seed)
     if trials:
         narrator.say(f"continuing: {len(trials)} of {search.trials} trials are done")
+        mirror.add(_without_gaps(trials, range(len(trials))))
     with narrator.bar("searching") as update:
         for batch, numbers in enumerate(_batches(search.trials, search.batch)):
             try:
@@ -108,13 +110,19 @@ def _explore(problem: Problem, store: Store, study: str, score: Scorer, mirror: 
                         trials[trial.number] = trial
                     _show(update, problem, trials)
             finally:
-                # Without gaps, so that Optuna's numbers stay ours: what is left out now is added on resume.
-                told = [trials[n] for n in takewhile(trials.__contains__, numbers)]
+                told = _without_gaps(trials, numbers)
                 mirror.add(told)
             proposer.tell(told)
             if len(told) < len(numbers):
                 narrator.say(f"no new network was found in a space of {problem.space.size}: the search ends here")
                 return
+
+
+def _without_gaps(trials: dict[int, Trial], numbers: range) -> list[Trial]:
+    """Those before the first that is missing, so that Optuna's numbers stay ours; the others follow on
+    resume.
+    """
+    return [trials[number] for number in takewhile(trials.__contains__, numbers)]
 
 
 def _batches(total: int, size: int) -> Iterator[range]:

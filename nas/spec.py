@@ -199,11 +199,11 @@ def to_toml(spec: StudySpec) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(entry) for entry in value) + "]"
     # A JSON string, number or truth value is also a TOML one, once DEL is escaped.
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _shown(value: Any) -> str:
@@ -263,5 +263,12 @@ def _check(spec: StudySpec, where: str) -> None:
             raise UsageError(f"{where}: {section}.{key} must be 0 or more, but got {value}")
     if spec.data.limit is not None and spec.data.limit < 1:
         raise UsageError(f"{where}: data.limit must be at least 1, but got {spec.data.limit}")
-    if not 0 < spec.train.learning_rate < float("inf") or not 0 <= spec.train.label_smoothing < 1:
-        raise UsageError(f"{where}: 0 < train.learning_rate and 0 <= train.label_smoothing < 1 must hold")
+    train = spec.train
+    for key, holds in (
+        ("learning_rate > 0", 0 < train.learning_rate < float("inf")),
+        ("weight_decay >= 0", 0 <= train.weight_decay < float("inf")),
+        ("warmup_steps >= 0", train.warmup_steps >= 0),
+        ("0 <= label_smoothing < 1", 0 <= train.label_smoothing < 1),
+    ):
+        if not holds:
+            raise UsageError(f"{where}: {key} must hold in [train], but got {train}")

@@ -1,0 +1,262 @@
+"""The command line: what is printed where, and the exit status of everything that can go wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from small_study import small_spec, small_toml
+
+import cli
+from nas.search import run_search
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORK_FIELDS = {
+    "trial", "architecture", "top1", "top1_stderr", "top1_samples", "top1_kind", "latency_s", "energy_j",
+    "peak_onchip_bytes", "weight_bytes", "macs",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("cli")
+    run_search(small_spec(), made, config="small")
+    return made
+
+
+@pytest.fixture
+def nas(monkeypatch, capfd):
+    """Runs a command line; gives (exit status, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["nas", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_help_is_quick():
+    """The bound is half a second on an idle machine; three runs forgive a busy one."""
+    best = min(_timed([sys.executable, str(ROOT / "cli.py"), "--help"]) for _ in range(3))
+    assert best < 0.5
+
+
+def _timed(command):
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return time.perf_counter() - start
+
+
+def test_search_prints_the_front_and_what_to_type_next(nas, folder, tmp_path):
+    config = small_toml(tmp_path)
+    status, out, err = nas("search", "--config", config, "--dir", folder)
+    assert status == 0
+    assert "top-1 %" in out
+    assert "predicted by the cost model, not measured" in out
+    assert f"nas export --dir {folder} --front" in out
+    assert "continuing: 6 of 6 trials are done" in err
+    assert "searching" not in out
+    status, out, _ = nas("search", "--config", config, "--dir", folder, "--json", "--quiet")
+    summary = json.loads(out)
+    assert (status, summary["trials"], summary["scored"]) == (0, 6, 6)
+
+
+def test_pareto_in_every_form(nas, folder, tmp_path):
+    status, out, _ = nas("pareto", "--dir", folder, "--json")
+    front = json.loads(out)
+    assert status == 0
+    assert all(network.keys() >= NETWORK_FIELDS for network in front)
+    latencies = [network["latency_s"] for network in front]
+    assert latencies == sorted(latencies)
+    assert all(0 <= network["top1"] <= 1 and network["top1_kind"] == "one-shot" for network in front)
+    table, picture = tmp_path / "front.csv", tmp_path / "front.svg"
+    status, out, _ = nas("pareto", "--dir", folder, "--csv", table, "--plot", picture)
+    assert (status, out.splitlines()[0].split()[0]) == (0, "trial")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [float(row["latency_s"]) for row in rows] == latencies
+    assert json.loads(rows[0]["architecture"]) == front[0]["architecture"]
+    assert picture.read_text().lstrip().startswith("<?xml")
+    assert nas("pareto", "--dir", folder, "--csv", "-")[1] == table.read_text()
+    assert nas("pareto", "--dir", folder, "--plot", "front.jpeg")[0] == 2
+
+
+def test_lists(nas, folder):
+    listed = json.loads(nas("spaces", "metaformer", "--json")[1])
+    assert {"identity", "pool", "dwconv", "mhsa"} <= set(listed["mixers"])
+    assert listed["size"] > 1e12
+    assert "mixers:" in nas("spaces")[1]
+    studies = json.loads(nas("studies", "--dir", folder, "--json")[1])
+    assert "quickstart" in [study["name"] for study in studies["shipped"]]
+    assert studies["studies"][0]["trials"] == 6
+    assert "npu_40tops" in nas("targets")[1]
+    shown = json.loads(nas("targets", "show", "npu_40tops", "--json")[1])
+    assert all(entry["source"] for entry in shown["values"])
+    assert "matrix.clock_hz = " in nas("targets", "show", "npu_40tops")[1]
+
+
+def test_cost_of_one_and_of_many(nas, tmp_path):
+    status, out, _ = nas("cost", "resnet18", "--target", "npu_40tops", "--json")
+    report = json.loads(out)
+    assert status == 0
+    keys = {"latency_s", "energy_j", "macs", "params", "dram_bytes", "peak_onchip_bytes", "weight_bytes", "ops"}
+    assert keys <= report.keys()
+    assert (
+        "resnet18 on npu_40tops" in nas("cost", "resnet18", "--target", "npu_40tops", "--csv", tmp_path / "ops.csv")[1]
+    )
+    ops = list(csv.DictReader((tmp_path / "ops.csv").read_text().splitlines()))
+    assert sum(int(op["macs"]) for op in ops) == report["macs"]
+    models = tmp_path / "models.csv"
+    models.write_text("model,input_size,precision\nresnet18,224,w8a8\nno_such_net,,\n")
+    status, out, _ = nas("cost", "--from", models, "--target", "npu_40tops", "--csv", tmp_path / "costs.csv")
+    rows = list(csv.DictReader((tmp_path / "costs.csv").read_text().splitlines()))
+    assert float(rows[0]["latency_s"]) == report["latency_s"]
+    assert "neither a folder nor a timm model" in rows[1]["error"]
+    assert "no_such_net" in out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_export_of_a_trial_costs_what_the_study_says(nas, folder, tmp_path):
+    (network, *_) = json.loads(nas("pareto", "--dir", folder, "--json")[1])
+    out = tmp_path / "out"
+    words = ("export", "--dir", folder, "--trial", network["trial"], "--out", out)
+    status, printed, _ = nas(*words)
+    assert status == 0
+    (written,) = map(Path, printed.splitlines())
+    assert written.parent == out
+    report = json.loads(nas("cost", written, "--target", "npu_40tops", "--json")[1])
+    for key in ("latency_s", "energy_j", "weight_bytes", "macs"):
+        assert report[key] == pytest.approx(network[key], rel=1e-9)
+    status, _, said = nas(*words)
+    assert status == 2
+    assert "--force" in said
+
+
+MISTAKES = [
+    (["search", "--space", "metafomer"], "unknown space 'metafomer'; did you mean 'metaformer'"),
+    (["search", "--preset", "huge"], "presets"),
+    (["search", "--mixers", "dwconvv"], "unknown token mixer 'dwconvv'; did you mean 'dwconv'"),
+    (["search", "--target", "npu_40top"], "did you mean 'npu_40tops'"),
+    (["search", "--target", "nowhere.toml"], "nowhere.toml"),
+    (["search", "--objective", "latencyy"], "unknown objective 'latencyy'; did you mean 'latency'"),
+    (["search", "--sampler", "nsga3"], "unknown sampler 'nsga3'; did you mean 'nsga2'"),
+    (["search", "--constraint", "latency==2ms"], "cannot read the constraint 'latency==2ms'"),
+    (["search", "--constraint", "latency<=2"], "no unit"),
+    (["search", "--config", "quikstart"], "did you mean 'quickstart'"),
+    (["search", "--set", "train.lr=1"], "unknown key 'lr' in [train]"),
+    (["search", "--trials", "0"], "search.trials must be at least 1"),
+    (["search", "--study", "../mine"], "a study's name"),
+    (["search", "--data", "/no/such/folder"], "/no/such/folder"),
+    (["search", "--storage", "nas.db"], "not a database URL"),
+    (["train", "--set", "train.steps=x"], "train.steps must be a whole number"),
+    (["pareto"], "run `nas search` first"),
+    (["dashboard"], "run `nas search` first"),
+    (["export", "--front", "--out", "x"], "run `nas search` first"),
+    (["export", "--out", "x"], "say which networks"),
+    (["cost", "--target", "npu_40tops"], "name one MODEL"),
+    (["cost", "resnet1", "--target", "npu_40tops"], "neither a folder nor a timm model"),
+    (["cost", "resnet18", "--target", "npu"], "unknown target 'npu'"),
+    (["spaces", "x"], "unknown space 'x'"),
+    (["targets", "show", "x"], "unknown target 'x'"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_a_mistake_is_one_line_with_its_cure_and_status_2(nas, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = nas(*words)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.rglob("*.db")) == []
+
+
+def test_unknown_options_are_click_s(nas):
+    status, _, err = nas("search", "--trails", "3")
+    assert status == 2
+    assert "--trials" in err
+
+
+def test_unknown_study_and_trial(nas, folder):
+    assert nas("pareto", "--dir", folder, "--study", "no")[0] == 2
+    status, _, err = nas("export", "--dir", folder, "--trial", 99, "--out", "x")
+    assert (status, err) == (2, f"nas: study {_only_study(folder)} has no trial 99; it has 0 to 5\n")
+
+
+def _only_study(folder):
+    (study,) = (folder / "studies").iterdir()
+    return study.name
+
+
+def test_nothing_feasible_is_status_3(nas, folder, tmp_path):
+    config = small_toml(tmp_path, search_trials=2)
+    words = ("search", "--config", config, "--dir", tmp_path / "runs", "--constraint", "latency<=1ns", "--quiet")
+    status, out, err = nas(*words)
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert "2 miss 'latency<=1ns' (the nearest: latency" in err
+    assert nas("pareto", "--dir", tmp_path / "runs", "--json")[:2] == (3, "[]\n")
+    status, _, err = nas("export", "--dir", folder, "--best-under", "latency<=1ns", "--out", tmp_path / "x")
+    assert status == 3
+    assert "none of the 6 feasible trials" in err
+
+
+def test_a_database_of_another_program_and_a_folder_that_cannot_be_made(nas, tmp_path):
+    config = small_toml(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "nas.db")) as connection:
+        connection.execute("CREATE TABLE customers (id INTEGER)")
+    status, _, err = nas("search", "--config", config, "--dir", tmp_path, "--quiet")
+    assert status == 2
+    assert "database of another program" in err
+    status, _, err = nas("search", "--config", config, "--dir", "/proc/nas", "--quiet")
+    assert status == 1
+    assert "cannot make the folder /proc/nas" in err
+
+
+def test_the_unexpected_is_one_line_and_debug_shows_where(nas, monkeypatch, capfd):
+    import nas as face
+
+    def broken(*_):
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(face, "describe_targets", broken, raising=False)
+    status, _, err = nas("targets")
+    assert (status, err) == (1, "nas: ZeroDivisionError: division by zero (--debug shows where)\n")
+    monkeypatch.setattr(sys, "argv", ["nas", "targets", "--debug"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_dashboard_serves_the_study(folder):
+    from nas.study import open_study
+
+    command = [sys.executable, str(ROOT / "cli.py"), "dashboard", "--dir", str(folder), "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    stop = threading.Timer(100, server.kill)
+    stop.start()
+    try:
+        address = server.stderr.readline().split()[2]
+        root = address.partition("/dashboard")[0]
+        with urllib.request.urlopen(f"{root}/api/studies/{address.rpartition('/')[2]}", timeout=30) as answer:
+            shown = json.load(answer)
+        assert shown["name"] == open_study(folder).name
+        assert len(shown["trials"]) == 6
+        assert shown["note"]["body"].startswith("# Front of")
+        assert len(shown["artifacts"]) == 1
+        assert "front" in json.dumps(shown["plotly_graph_objects"])
+    finally:
+        stop.cancel()
+        server.send_signal(2)
+        server.communicate(timeout=30)
+    assert server.returncode == 130

@@ -1,0 +1,97 @@
+"""Study specifications: strict reading, overriding, identity."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.errors import UsageError
+from nas.spec import (
+    StudySpec,
+    differences,
+    list_studies,
+    load_spec,
+    override,
+    parse_setting,
+    to_toml,
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+values = st.fixed_dictionaries(
+    {
+        "space.choices": st.dictionaries(texts, st.lists(st.integers(1, 64) | texts, max_size=3), max_size=2),
+        "data.source": texts,
+        "train.steps": st.integers(1, 10**6),
+        "train.learning_rate": st.floats(1e-9, 1e3),
+        "search.constraints": st.lists(texts, max_size=3),
+    }
+)
+
+
+@given(values)
+def test_what_is_written_is_read_back(settings):
+    spec = override(StudySpec(), settings)
+    assert StudySpec.from_dict(tomllib.loads(to_toml(spec))) == spec
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_every_shipped_study_is_read(name):
+    assert load_spec(name)[0] == name
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"trian": {}}, r"unknown section \[trian\]; did you mean 'train'"),
+        ({"train": {"stepz": 1}}, r"unknown key 'stepz' in \[train\]; did you mean 'steps'"),
+        ({"train": {"steps": "many"}}, "train.steps must be a whole number, but got 'many'"),
+        ({"train": {"steps": True}}, "train.steps must be a whole number, but got True"),
+        ({"train": {"steps": 0}}, "train.steps must be at least 1"),
+        ({"train": {"learning_rate": -1.0}}, "learning_rate"),
+        ({"train": {"learning_rate": float("nan")}}, "learning_rate"),
+        ({"train": 3}, r"\[train\] must be a section"),
+        ({"search": {"objectives": "top1"}}, "search.objectives must be a list"),
+        ({"search": {"objectives": []}}, "search.objectives must name at least one"),
+        ({"search": {"trials": -5}}, "search.trials must be at least 1"),
+        ({"data": {"limit": 0}}, "data.limit must be at least 1"),
+        ({"space": {"choices": [1]}}, "space.choices must be a table"),
+    ],
+)
+def test_mistakes_are_named_with_their_cure(content, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        StudySpec.from_dict(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_there_or_not_toml(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'quickstart'"):
+        load_spec("quickstrat")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[train]\nsteps = 1\nsteps = 2\n")
+    with pytest.raises(UsageError, match=r"bad.toml: not a TOML file.*line 3"):
+        load_spec(str(bad))
+
+
+def test_settings_are_toml_or_a_bare_word():
+    assert parse_setting("train.steps=3") == ("train.steps", 3)
+    assert parse_setting("data.source = torch/cifar10") == ("data.source", "torch/cifar10")
+    assert parse_setting('search.targets=["a", "b"]') == ("search.targets", ["a", "b"])
+    with pytest.raises(UsageError, match="write it like"):
+        parse_setting("train.steps")
+    with pytest.raises(UsageError, match="did you mean 'steps'"):
+        override(StudySpec(), {"train.stes": 3})
+    with pytest.raises(UsageError, match=r"did you mean 'train.steps'"):
+        override(StudySpec(), {"trian.steps": 3})
+
+
+def test_identity_is_what_the_study_is_not_how_long_or_where():
+    spec = StudySpec()
+    longer = override(spec, {"search.trials": 7, "train.checkpoint_every": 3, "data.source": "/moved"})
+    assert longer.identity("images") == spec.identity("images")
+    assert spec.identity("other images") != spec.identity("images")
+    changed = override(spec, {"search.batch": 4})
+    assert changed.identity("images") != spec.identity("images")
+    assert differences(spec, override(changed, {"search.trials": 7})) == ["search.batch 8 -> 4"]
