@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 HEADROOM_16_BIT = 1.25
-"""16-bit ranges are widened by this factor: it costs a third of a bit, and images not in calibration do not
-clip.
-"""
+"""16-bit ranges are widened by this factor: it costs a third of a bit, and unseen images do not clip."""
 
 _CLIPS_8_BIT = torch.linspace(0.4, 1.0, 13)
 _CLIPS_4_BIT = torch.linspace(0.4, 1.0, 25)
@@ -100,8 +98,7 @@ def activation_grid(low: float, high: float, bits: int) -> ActivationGrid:
 def clipped_range(low: float, high: float, samples: Tensor, bits: int) -> tuple[float, float]:
     """The part of [low, high] whose grid has the least squared error on `samples` [n] (16 bits: all of it).
 
-    Both ends shrink by one factor: finer rounding inside against clipping outside (OMSE, arXiv:1902.06822,
-    Sec. 3).
+    Both ends shrink by one factor: finer rounding inside against clipping outside (OMSE, arXiv:1902.06822).
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if bits == 16 or high == low:
