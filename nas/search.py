@@ -80,7 +80,7 @@ def _name_of_study(store: Store, problem: Problem, config: str, name: str | None
     new.
     """
     known = {record.name: record for record in store.studies()}
-    wanted = name or check_name(f"{config}-{problem.identity[:8]}"
+    wanted = name or check_name(f"{config}-{problem.identity[:8]}")
     if wanted in known and known[wanted].identity != problem.identity:
         changed = differences(known[wanted].spec, problem.spec) or ["the images or a target file"]
         narrator.say(f"study {wanted} was made with other settings ({', '.join(changed)}): this is a new study")
