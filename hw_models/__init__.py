@@ -2,7 +2,8 @@
 
 from hw_models.estimate import CostReport, PartCost, combine, estimate, estimate_part
 from hw_models.legality import Infeasible
-from hw_models.target import Target, TargetError, list_targets, load_target
+from hw_models.target import Target
+from hw_models.target_file import TargetError, list_targets, load_target
 from hw_models.workload import Op, Tensor, Window, Workload, WorkloadError
 
 __all__ = [

@@ -70,9 +70,7 @@ class PartCost:
     @cached_property
     def latency_s(self) -> tuple[float, float]:
         """With resident weights, with streamed weights."""
-        resident, streamed = (
-            sum(self._group_s(group, share) for group in self.groups) for share in (0.0, 1.0)
-        )
+        resident, streamed = (sum(self._group_s(group, share) for group in self.groups) for share in (0.0, 1.0))
         return resident, streamed
 
     @cached_property
@@ -193,9 +191,7 @@ def estimate(workload: Workload, target: Target) -> CostReport:
     return combine([estimate_part(workload, target)], target, model=workload.name, input_shape=shape)
 
 
-def estimate_part(
-    workload: Workload, target: Target, ends_in_dram: tuple[bool, bool] = (True, True)
-) -> PartCost:
+def estimate_part(workload: Workload, target: Target, ends_in_dram: tuple[bool, bool] = (True, True)) -> PartCost:
     """Cost of a workload. ends_in_dram: as in `memory.place`."""
     groups = fuse(workload, target.overhead.fusion)
     placement = place(workload, groups, target.memory, ends_in_dram)

@@ -72,9 +72,7 @@ def _same_size(workload: Workload, op: Op, index: int) -> bool:
 
 
 def _folds_forward(op: Op) -> bool:
-    pointwise = (
-        op.kind == "conv" and op.window is not None and op.window.kernel == (1, 1) and op.window.groups == 1
-    )
+    pointwise = op.kind == "conv" and op.window is not None and op.window.kernel == (1, 1) and op.window.groups == 1
     return op.kind == "linear" or pointwise
 
 

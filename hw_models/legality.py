@@ -92,9 +92,7 @@ def _op_violations(workload: Workload, op: Op, target: Target) -> Iterator[Infea
     if side > legality.max_kernel:
         yield Infeasible(f"kernel of {op.kind} at {op.name}", side, legality.max_kernel, "pixels")
     if max(op.window.stride) > legality.max_stride:
-        yield Infeasible(
-            f"stride of {op.kind} at {op.name}", max(op.window.stride), legality.max_stride, "pixels"
-        )
+        yield Infeasible(f"stride of {op.kind} at {op.name}", max(op.window.stride), legality.max_stride, "pixels")
     if max(op.window.dilation) > legality.max_dilation:
         yield Infeasible(f"dilation at {op.name}", max(op.window.dilation), legality.max_dilation, "pixels")
     if op.kind == "conv" and op.window.groups > 1:

@@ -62,9 +62,7 @@ def place(
     )
     if not memory.spill:
         return Placement(frozenset().union(*alive), peak)
-    forced = set(workload.inputs if ends_in_dram[0] else ()) | set(
-        workload.outputs if ends_in_dram[1] else ()
-    )
+    forced = set(workload.inputs if ends_in_dram[0] else ()) | set(workload.outputs if ends_in_dram[1] else ())
     boundary_bytes = memory.boundary_fraction * memory.activation_bytes
     onchip: set[int] = set()
     for start, stop in _segments(workload, groups, alive):
@@ -115,9 +113,7 @@ def _largest_fitting(steps: list[set[int]], kept: set[int], size: Sequence[int],
     return {index for index in inner if size[index] <= limit}
 
 
-def group_traffic(
-    workload: Workload, group: Group, placement: Placement, memory: Memory, passes: int
-) -> Traffic:
+def group_traffic(workload: Workload, group: Group, placement: Placement, memory: Memory, passes: int) -> Traffic:
     """Bytes a group moves. passes: how often the array reads its input from on-chip memory.
 
     When the spilled operand of a matrix op and its weights both exceed their buffers, they are tiled so that
@@ -143,8 +139,7 @@ def group_traffic(
         operand_rounds = 1
     written = sum(tensors[index].size_bytes for index in group.outputs)
     return Traffic(
-        dram_activation_bytes=_bursts(streamed * operand_rounds + once, memory)
-        + _bursts(spilled_out, memory),
+        dram_activation_bytes=_bursts(streamed * operand_rounds + once, memory) + _bursts(spilled_out, memory),
         dram_weight_bytes=_bursts(weights * weight_rounds, memory),
         onchip_bytes=float(sum(reads.values()) * passes + written + weights * weight_rounds),
     )

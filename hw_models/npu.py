@@ -25,9 +25,7 @@ def systolic_cycles(m: int, n: int, k: int, rows: int, columns: int, dataflow: s
         return ceil(m / rows) * ceil(n / columns) * (rows + columns + k - 2) - 1
     if dataflow == "input_stationary":
         return ceil(k / rows) * ceil(m / columns) * (2 * rows + columns + n - 2) - 1
-    raise ValueError(
-        f"unknown dataflow {dataflow!r}; known: weight_stationary, output_stationary, input_stationary"
-    )
+    raise ValueError(f"unknown dataflow {dataflow!r}; known: weight_stationary, output_stationary, input_stationary")
 
 
 def matrix_precision(workload: Workload, op: Op) -> str:
@@ -37,9 +35,7 @@ def matrix_precision(workload: Workload, op: Op) -> str:
     dtypes = {tensor.dtype for tensor in matrices}
     if dtypes & {"fp32", "fp16"}:
         return "fp32" if "fp32" in dtypes else "fp16"
-    stored = [
-        workload.tensors[index].bits for index in op.weights if workload.tensors[index].dtype != "int32"
-    ]
+    stored = [workload.tensors[index].bits for index in op.weights if workload.tensors[index].dtype != "int32"]
     moving = [workload.tensors[index].bits for index in op.inputs]
     if stored:
         return f"w{max(stored)}a{max(moving)}"
@@ -64,9 +60,7 @@ def matrix_cycles(op: Op, engine: MatrixEngine) -> float:
     return _dense_cycles(groups, m, n, k, taps, engine)
 
 
-def _block_diagonal(
-    groups: int, n: int, k: int, taps: int, engine: MatrixEngine
-) -> tuple[int, int, int, int]:
+def _block_diagonal(groups: int, n: int, k: int, taps: int, engine: MatrixEngine) -> tuple[int, int, int, int]:
     """(groups, n, k, taps) of the dense product with groups on the diagonal of a tile and zeros elsewhere."""
     rows_per_group = k if engine.reduction == "im2col" else k // taps
     side_by_side = max(1, min(groups, engine.rows // rows_per_group, engine.columns // n))
@@ -77,9 +71,7 @@ def _block_diagonal(
 def _depthwise_cycles(channels: int, m: int, taps: int, engine: MatrixEngine) -> float:
     per_position = ceil(taps / engine.depthwise_taps)
     return min(
-        ceil(ceil(channels / split) / engine.depthwise_channels)
-        * per_position
-        * ceil(m / (engine.cores // split))
+        ceil(ceil(channels / split) / engine.depthwise_channels) * per_position * ceil(m / (engine.cores // split))
         for split in _divisors(engine.cores)
     )
 

@@ -124,13 +124,9 @@ class Op:
 
     def __post_init__(self) -> None:
         if self.kind not in OP_KINDS:
-            raise WorkloadError(
-                f"op {self.name!r} has the unknown kind {self.kind!r}; known: {', '.join(OP_KINDS)}"
-            )
+            raise WorkloadError(f"op {self.name!r} has the unknown kind {self.kind!r}; known: {', '.join(OP_KINDS)}")
         if (self.kind in MATRIX_KINDS) != (self.gemm is not None):
-            raise WorkloadError(
-                f"op {self.name!r} of kind {self.kind!r} must have gemm sizes iff it is a matrix op"
-            )
+            raise WorkloadError(f"op {self.name!r} of kind {self.kind!r} must have gemm sizes iff it is a matrix op")
         if len(self.reads) != len(self.inputs):
             raise WorkloadError(
                 f"op {self.name!r} must say how much it reads of each input, but got {len(self.reads)} "
@@ -145,12 +141,7 @@ class Op:
     @property
     def is_depthwise(self) -> bool:
         """One input channel per group (the output may have several)."""
-        return (
-            self.kind == "conv"
-            and self.window is not None
-            and self.window.groups > 1
-            and self._group_inputs == 1
-        )
+        return self.kind == "conv" and self.window is not None and self.window.groups > 1 and self._group_inputs == 1
 
     @property
     def _group_inputs(self) -> int:
@@ -184,8 +175,7 @@ class Workload:
             for index in (*op.inputs, *op.weights):
                 if index not in made:
                     raise WorkloadError(
-                        f"op {op.name!r} of {self.name!r} reads "
-                        f"{self.tensors[index].name!r} before it is made"
+                        f"op {op.name!r} of {self.name!r} reads {self.tensors[index].name!r} before it is made"
                     )
             made.update(op.outputs)
 

@@ -161,9 +161,7 @@ def describe(name: str, args: tuple[Any, ...], output: Tensor) -> Description | 
     if name in ARITHMETIC:
         return _describe_arithmetic(name, args)
     if name in REDUCTIONS:
-        return Description(
-            "reduce", REDUCTIONS[name], extent=max(1, args[0].numel() // max(1, output.numel()))
-        )
+        return Description("reduce", REDUCTIONS[name], extent=max(1, args[0].numel() // max(1, output.numel())))
     if name in COPIES:
         return Description("copy", COPIES[name])
     if name in GATHERS:

@@ -83,10 +83,7 @@ def put_precision(workload: Workload, precision: str, input_bits: int | None = N
     except ValueError as error:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}") from error
     own = f"int{bits.activations}"
-    dtypes = {
-        index: f"int{apply_role(tensor.role, bits).activations}"
-        for index, tensor in enumerate(workload.tensors)
-    }
+    dtypes = {index: f"int{apply_role(tensor.role, bits).activations}" for index, tensor in enumerate(workload.tensors)}
     dtypes |= dict.fromkeys(workload.inputs, f"int{input_bits}" if input_bits else own)
     return workload.with_dtypes(dtypes | _constant_dtypes(workload, bits))
 

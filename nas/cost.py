@@ -143,21 +143,17 @@ def cost_model(
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if batch < 1 or (input_size is not None and input_size < 1):
-        raise UsageError(
-            f"batch and input size must be positive, but got batch {batch} and input size {input_size}"
-        )
+        raise UsageError(f"batch and input size must be positive, but got batch {batch} and input size {input_size}")
     folder = Path(name_or_folder)
     try:
-        if folder.is_dir():
+        if folder.is_dir() and ((folder / "config.json").is_file() or not _is_timm(str(name_or_folder))):
             return _cost_folder(folder, target, input_size, precision, batch)
         return _cost_timm(str(name_or_folder), target, input_size, precision or "w8a8", batch, reparameterize)
     except TraceError as error:
         raise UsageError(str(error)) from error
 
 
-def _cost_folder(
-    folder: Path, target: Target, input_size: int | None, precision: str | None, batch: int
-) -> CostReport:
+def _cost_folder(folder: Path, target: Target, input_size: int | None, precision: str | None, batch: int) -> CostReport:
     config_path = folder / "config.json"
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
@@ -165,14 +161,10 @@ def _cost_folder(
         arch = Architecture.from_dict(section["architecture"])
         num_classes, in_chans = int(section["num_classes"]), int(section["in_chans"])
     except OSError as error:
-        raise UsageError(
-            f"{config_path}: {error.strerror or error}; name a folder that nas export wrote"
-        ) from error
+        raise UsageError(f"{config_path}: {error.strerror or error}; name a folder that nas export wrote") from error
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
-        raise UsageError(
-            f"{config_path} does not describe a searched network ({reason}); export it again"
-        ) from error
+        raise UsageError(f"{config_path} does not describe a searched network ({reason}); export it again") from error
     if input_size is not None:
         arch = replace(arch, resolution=input_size)
     report = cost_architecture(arch, target, num_classes, in_chans, batch=batch, precision=precision)
@@ -187,9 +179,7 @@ def _cost_timm(
     part = estimate_part(put_precision(workload, precision), target)
     warnings = target_warnings(target)
     if workload.folded_macs:
-        warnings.append(
-            f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled"
-        )
+        warnings.append(f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled")
     return combine(
         [part],
         target,
@@ -201,9 +191,7 @@ def _cost_timm(
 
 
 @lru_cache(maxsize=256)
-def timm_workload(
-    name: str, input_size: int | None = None, batch: int = 1, reparameterize: bool = False
-) -> Workload:
+def timm_workload(name: str, input_size: int | None = None, batch: int = 1, reparameterize: bool = False) -> Workload:
     """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as
     `trace_module`.
     """
@@ -221,7 +209,7 @@ def timm_workload(
 def _timm_model(name: str, input_size: int | None, device: str) -> nn.Module:
     import timm
 
-    if not timm.is_model(name.split(".")[0]):
+    if not _is_timm(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see timm.list_models()"
         raise UsageError(f"{name!r} is neither a folder nor a timm model; {hint}")
@@ -234,6 +222,12 @@ def _timm_model(name: str, input_size: int | None, device: str) -> nn.Module:
             except (ValueError, AssertionError, RuntimeError) as error:
                 raise UsageError(f"{name} cannot be built at input size {input_size}: {error}") from error
         return timm.create_model(name).eval()
+
+
+def _is_timm(name: str) -> bool:
+    import timm
+
+    return bool(timm.is_model(name.split(".")[0]))
 
 
 def cost_csv(models: str | Path, target: Target, out: str | Path | None = None) -> list[dict[str, Any]]:
@@ -267,15 +261,11 @@ def _read_models(path: Path) -> list[dict[str, str]]:
             columns = [column.strip() for column in reader.fieldnames or ()]
             if missing := [column for column in CSV_COLUMNS if column not in columns]:
                 needed = ", ".join(CSV_COLUMNS)
-                raise UsageError(
-                    f"{path}: missing column {', '.join(missing)}; the first line needs {needed}"
-                )
+                raise UsageError(f"{path}: missing column {', '.join(missing)}; the first line needs {needed}")
             reader.fieldnames = columns
             return [{column: (row[column] or "").strip() for column in CSV_COLUMNS} for row in reader]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or error}; name a CSV file"
-        ) from error
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; name a CSV file") from error
 
 
 def _cost_row(row: dict[str, str], target: Target) -> dict[str, Any]:
@@ -283,11 +273,7 @@ def _cost_row(row: dict[str, str], target: Target) -> dict[str, Any]:
     try:
         size = int(row["input_size"]) if row["input_size"] else None
     except ValueError:
-        return (
-            row
-            | figures
-            | {"error": f"input_size must be a whole number of pixels, but is {row['input_size']!r}"}
-        )
+        return row | figures | {"error": f"input_size must be a whole number of pixels, but is {row['input_size']!r}"}
     try:
         report = cost_model(row["model"], target, size, row["precision"] or None)
     except UsageError as error:

@@ -15,9 +15,7 @@ from nas.units import BYTES, COUNT, JOULES, SECONDS, format_quantity, shown_unit
 def cost_table(report: CostReport, rows: int | None = 30) -> Group:
     """Everything `nas cost` shows of one network. rows: how many of the slowest groups; None for all."""
     parts: list[Table | Text] = [_totals(report), _bounds(report), _groups(report, rows)]
-    parts += [
-        Text(f"not feasible on {report.target}: {violation}", "bold red") for violation in report.violations
-    ]
+    parts += [Text(f"not feasible on {report.target}: {violation}", "bold red") for violation in report.violations]
     parts += [Text(f"note: {warning}", "yellow") for warning in report.warnings]
     parts.append(Text(f"agreement with silicon: {report.accuracy}", "dim"))
     return Group(*parts)
@@ -86,9 +84,7 @@ def _groups(report: CostReport, rows: int | None) -> Table:
     slowest = sorted(range(len(report.rows)), key=lambda index: -report.rows[index]["latency_s"])[:limit]
     shown = [report.rows[index] for index in sorted(slowest)]
     title = (
-        "Fused groups"
-        if len(shown) == len(report.rows)
-        else f"The {len(shown)} slowest of {len(report.rows)} groups"
+        "Fused groups" if len(shown) == len(report.rows) else f"The {len(shown)} slowest of {len(report.rows)} groups"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("group")

@@ -109,9 +109,7 @@ class PopulationCost:
             raise ValueError(f"genes must have shape [networks, {len(limits)}], but got {list(genes.shape)}")
         columns = np.ascontiguousarray(genes.T, dtype=np.int32)
         if len(genes) and ((columns.min(axis=1) < 0).any() or (columns.max(axis=1) >= limits).any()):
-            raise ValueError(
-                "a gene lies outside its choice: indices must be >= 0 and below the number of values"
-            )
+            raise ValueError("a gene lies outside its choice: indices must be >= 0 and below the number of values")
         pieces = [columns[:, start : start + CHUNK] for start in range(0, max(1, len(genes)), CHUNK)]
         return join([self._cost_piece(piece) for piece in pieces])
 
@@ -173,9 +171,7 @@ class PopulationCost:
 
     def _parts_of(self, genes: NDArray[np.integer]) -> dict[str, PartCost]:
         values = (choice.values[int(index)] for choice, index in zip(self.space.choices, genes, strict=True))
-        arch = self.space.decode(
-            {choice.name: value for choice, value in zip(self.space.choices, values, strict=True)}
-        )
+        arch = self.space.decode({choice.name: value for choice, value in zip(self.space.choices, values, strict=True)})
         network = list(network_parts(arch, self.num_classes, self.in_chans))
         costs = part_costs(network, arch, self.target)
         return {part.name: cost for part, cost in zip(network, costs, strict=True)}
@@ -219,9 +215,7 @@ class PopulationCost:
         for stage in range(last):
             width = f"stage{stage + 1}.width"
             if stage:
-                yield self._table(
-                    f"stages.{stage}.downsample", stage, "resolution", f"stage{stage}.width", width
-                )
+                yield self._table(f"stages.{stage}.downsample", stage, "resolution", f"stage{stage}.width", width)
             for block in range(self._distinct_blocks(stage)):
                 prefix = self.space.block_prefix(stage, block)
                 own = [f"{prefix}.{gene}" for gene in ("mixer", "expansion", "bits")]

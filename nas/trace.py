@@ -80,9 +80,7 @@ def _plain_attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     if enable_gqa:
-        raise TraceError(
-            "attention with grouped queries (enable_gqa) is not supported; repeat keys and values instead"
-        )
+        raise TraceError("attention with grouped queries (enable_gqa) is not supported; repeat keys and values instead")
     scores = torch.matmul(query, key.transpose(-2, -1))
     if attn_mask is not None:
         scores = scores + attn_mask
@@ -127,9 +125,7 @@ class _Recorder(TorchDispatchMode):
             self._record(plain, args, operands, outputs)
         return result
 
-    def _record(
-        self, name: str, args: Any, operands: list[torch.Tensor], outputs: list[torch.Tensor]
-    ) -> None:
+    def _record(self, name: str, args: Any, operands: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         constant = [self._tensors[self._lookup(value)].constant for value in operands]
         description = describe(name, args, outputs[0])
         if description is None:
@@ -159,9 +155,7 @@ class _Recorder(TorchDispatchMode):
         index = self._lookup(source)
         if self._tensors[index].constant:
             self._new(output, self._tensors[index].name, constant=True)
-        elif len(operands) > 1 and output.numel() < _storage_elements(
-            output
-        ):  # written into a part of the output
+        elif len(operands) > 1 and output.numel() < _storage_elements(output):  # written into a part of the output
             self._append({"kind": "copy", "function": "write"}, [source], [False], output)
         elif _axis_order(source) != _axis_order(output):
             self._append({"kind": "transpose"}, [source], [False], output)
@@ -205,9 +199,7 @@ class _Recorder(TorchDispatchMode):
         place).
         """
         shape = tuple(value.shape)
-        if (
-            value.numel() < _storage_elements(value) and not constant
-        ):  # a slice was written: the whole stays alive
+        if value.numel() < _storage_elements(value) and not constant:  # a slice was written: the whole stays alive
             shape = (_storage_elements(value),)
         self._tensors.append(Tensor(name, shape, constant=constant, role=role))
         self._alive.append(value)
@@ -218,11 +210,7 @@ class _Recorder(TorchDispatchMode):
         """Index of the tensor that owns the storage; a storage never seen before is a parameter or buffer."""
         key = _storage_key(value)
         if key not in self._index_of:
-            base = (
-                value
-                if value.numel() == _storage_elements(value)
-                else value.new_empty(_storage_elements(value))
-            )
+            base = value if value.numel() == _storage_elements(value) else value.new_empty(_storage_elements(value))
             self._tensors.append(Tensor(self._names.get(key, "constant"), tuple(base.shape), constant=True))
             self._alive.append(value)
             self._index_of[key] = len(self._tensors) - 1
@@ -254,9 +242,7 @@ class _Recorder(TorchDispatchMode):
         )
 
 
-def _op_fields(
-    description: Description, operands: list[torch.Tensor], constant: list[bool]
-) -> dict[str, Any]:
+def _op_fields(description: Description, operands: list[torch.Tensor], constant: list[bool]) -> dict[str, Any]:
     """Fields of the `Op`; what the operands are decides between linear and matmul, scale and arithmetic."""
     kind, function = description.kind, description.function
     if kind in MATRIX_KINDS and kind != "conv":

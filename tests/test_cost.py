@@ -102,9 +102,7 @@ def test_folder_without_architecture_is_one_clear_line(tmp_path: Path, target: T
 
 def test_report_is_json_with_the_promised_keys(target: Target) -> None:
     data = json.loads(cost_model("resnet18", target).to_json())
-    promised = (
-        "latency_s energy_j macs params dram_bytes peak_onchip_bytes weight_bytes ops warnings violations"
-    )
+    promised = "latency_s energy_j macs params dram_bytes peak_onchip_bytes weight_bytes ops warnings violations"
     assert set(promised.split()) <= set(data)
     assert data["macs"] == 1_814_073_344
     assert data["params"] == 11_689_512
@@ -157,9 +155,7 @@ def test_bad_requests_are_one_clear_line(arguments: dict[str, object], message: 
 
 def test_csv_in_csv_out(tmp_path: Path, target: Target) -> None:
     models, out = tmp_path / "models.csv", tmp_path / "out.csv"
-    models.write_text(
-        "model,input_size,precision\nresnet18,,w8a8\nresnet18,112,\nnope,224,w8a8\nresnet18,big,w8a8\n"
-    )
+    models.write_text("model,input_size,precision\nresnet18,,w8a8\nresnet18,112,\nnope,224,w8a8\nresnet18,big,w8a8\n")
     rows = cost_csv(models, target, out)
     with out.open(newline="") as file:
         written = list(csv.DictReader(file))

@@ -28,9 +28,7 @@ def _targets() -> list[Target]:
 @pytest.mark.parametrize("granularity", ["stage", "block"])
 @pytest.mark.parametrize("target", _targets(), ids=["streamed", "resident", "partial"])
 def test_equals_the_single_network_path(granularity: str, target: Target) -> None:
-    space = load_space(
-        "metaformer", granularity=granularity, choices={"resolution": [32, 48], "expansion": [2.0, 3.0]}
-    )
+    space = load_space("metaformer", granularity=granularity, choices={"resolution": [32, 48], "expansion": [2.0, 3.0]})
     rng = np.random.default_rng(3)
     genomes = [space.sample(rng) for _ in range(20)]
     figures = PopulationCost(space, target, 10).cost(genes_of(space, genomes))
@@ -41,9 +39,7 @@ def test_equals_the_single_network_path(granularity: str, target: Target) -> Non
 
 
 def test_order_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    space = load_space(
-        "metaformer", choices={"resolution": [32], "mixer": ["pool", "dwconv3"], "norm": ["batchnorm"]}
-    )
+    space = load_space("metaformer", choices={"resolution": [32], "mixer": ["pool", "dwconv3"], "norm": ["batchnorm"]})
     rng = np.random.default_rng(4)
     genes = genes_of(space, [space.sample(rng) for _ in range(50)])
     whole = PopulationCost(space, load_target("npu_40tops"), 10).cost(genes)

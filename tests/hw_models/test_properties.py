@@ -32,11 +32,7 @@ def _network(widths: list[int], steps: list[tuple[str, bool]], side: int) -> Wor
     newest = 0
     for number, (kind, deep) in enumerate(steps):
         width = channels[newest]
-        older = [
-            i
-            for i, tensor in enumerate(tensors)
-            if not tensor.constant and tensor.shape == tensors[newest].shape
-        ]
+        older = [i for i, tensor in enumerate(tensors) if not tensor.constant and tensor.shape == tensors[newest].shape]
         weights: tuple[int, ...] = ()
         inputs: tuple[int, ...] = (newest,)
         gemm, window, extent, function = None, None, 1, ""
@@ -45,9 +41,7 @@ def _network(widths: list[int], steps: list[tuple[str, bool]], side: int) -> Wor
             out = widths[number % len(widths)] if kind == "conv" else width
             kernel = 3 if deep else 1
             groups = width if kind == "depthwise" else 1
-            tensors.append(
-                Tensor(f"w{number}", (out, width // groups, kernel, kernel), "int8", constant=True)
-            )
+            tensors.append(Tensor(f"w{number}", (out, width // groups, kernel, kernel), "int8", constant=True))
             channels.append(0)
             weights = (len(tensors) - 1,)
             gemm = (groups, side * side, out // groups, kernel * kernel * width // groups)
@@ -67,9 +61,7 @@ def _network(widths: list[int], steps: list[tuple[str, bool]], side: int) -> Wor
         made = len(tensors) - 1
         ops.append(Op(name, name, kind, inputs, (made,), weights, reads, function, gemm, window, extent))
         newest = made
-    return Workload(
-        "random", tuple(tensors), tuple(ops), (0,), (newest,), input_shapes=((1, widths[0], side, side),)
-    )
+    return Workload("random", tuple(tensors), tuple(ops), (0,), (newest,), input_shapes=((1, widths[0], side, side),))
 
 
 kinds = st.sampled_from(
@@ -138,9 +130,7 @@ def test_a_network_is_the_sum_of_its_parts(first: Workload, second: Workload) ->
     together = combine(parts, TARGET)
     alone = [combine([part], TARGET) for part in parts]
     overhead = TARGET.overhead.network_s
-    assert together.latency_s == pytest.approx(
-        sum(report.latency_s for report in alone) - overhead, rel=1e-12
-    )
+    assert together.latency_s == pytest.approx(sum(report.latency_s for report in alone) - overhead, rel=1e-12)
     assert together.dram_bytes == pytest.approx(sum(report.dram_bytes for report in alone), rel=1e-12)
     assert together.peak_onchip_bytes == max(report.peak_onchip_bytes for report in alone)
     assert together.weight_bytes == sum(report.weight_bytes for report in alone)
@@ -188,9 +178,7 @@ def test_weights_that_do_not_fit_are_streamed_whole_or_in_part() -> None:
     half = workload.weight_bytes // 2
     resident = estimate(workload, _with_memory(TARGET, resident_weight_bytes=2 * half)).dram_bytes
     whole = estimate(workload, _with_memory(TARGET, resident_weight_bytes=half)).dram_bytes
-    part = estimate(
-        workload, _with_memory(TARGET, resident_weight_bytes=half, residency="partial")
-    ).dram_bytes
+    part = estimate(workload, _with_memory(TARGET, resident_weight_bytes=half, residency="partial")).dram_bytes
     assert whole == pytest.approx(resident + workload.weight_bytes, rel=1e-3)
     assert part == pytest.approx(resident + workload.weight_bytes / 2, rel=1e-3)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hw_models import Target, TargetError, list_targets, load_target
-from hw_models.target import TARGETS_FOLDER, parse_target
+from hw_models.target_file import TARGETS_FOLDER, parse_target
 
 
 @pytest.fixture
@@ -77,9 +77,7 @@ def test_missing_key_is_named(tables: dict[str, Any]) -> None:
 
 def test_unknown_key_gets_a_suggestion(tables: dict[str, Any]) -> None:
     tables["memory"]["onchip_byte"] = tables["memory"]["onchip_bytes"]
-    with pytest.raises(
-        TargetError, match=r"unknown key memory\.onchip_byte; did you mean memory\.onchip_bytes"
-    ):
+    with pytest.raises(TargetError, match=r"unknown key memory\.onchip_byte; did you mean memory\.onchip_bytes"):
         parse_target(tables, "mine")
 
 
@@ -127,3 +125,29 @@ def test_wrong_choice_lists_the_right_ones(tables: dict[str, Any]) -> None:
     tables["matrix"]["dataflow"]["value"] = "row_stationary"
     with pytest.raises(TargetError, match="weight_stationary, output_stationary"):
         parse_target(tables, "mine")
+
+
+def test_a_target_like_another_gives_only_what_differs() -> None:
+    text = """
+    like = "npu_40tops"
+    title = "half as wide"
+    [matrix]
+    cores = { value = 5, source = "half of npu_40tops" }
+    [matrix.rates]
+    w4a4 = { value = 2.0, source = "estimated: twice the int8 rate" }
+    [energy.mac_j]
+    w4a4 = { value = 1e-13, source = "estimated: half of w8a8" }
+    """
+    base, target = load_target("npu_40tops"), parse_target(tomllib.loads(text), "narrow")
+    assert (target.matrix.cores, target.matrix.rows) == (5, base.matrix.rows)
+    assert target.matrix.rates == {**base.matrix.rates, "w4a4": 2.0}
+    assert target.memory == base.memory
+    assert target.sources["matrix.cores"] == "half of npu_40tops"
+    assert target.sources["matrix.rows"].startswith("estimated: as npu_40tops (")
+
+
+def test_like_nothing_known_and_unknown_keys_are_refused(tables: dict[str, Any]) -> None:
+    with pytest.raises(TargetError, match="like must name one of"):
+        parse_target({"like": "npu_39tops", "title": "x"}, "mine")
+    with pytest.raises(TargetError, match=r"unknown key matrix\.core; did you mean matrix\.cores"):
+        parse_target({"like": "npu_40tops", "title": "x", "matrix": {"core": {"value": 1, "source": "x"}}}, "mine")

@@ -1,0 +1,220 @@
+"""The strict loader of the TOML files that describe devices.
+
+Every value in a file is a table `{ value = ..., source = "..." }`. A value that no document gives is an
+estimate, and its source then begins with "estimated" and says why. All values are in SI base units. A file
+may say `like = "another target"` and give only what differs; everything else, sources included, is then that
+target's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hw_models.target import Energy, Legality, MatrixEngine, Memory, Overhead, Target, VectorUnit
+from hw_models.workload import MATRIX_KINDS, OP_KINDS
+
+TARGETS_FOLDER = Path(__file__).parent / "targets"
+
+
+class TargetError(ValueError):
+    """A target that does not exist, or a target file that is not right; one line with file, key and cure."""
+
+
+_SECTIONS: Mapping[str, type] = {
+    "matrix": MatrixEngine,
+    "vector": VectorUnit,
+    "memory": Memory,
+    "energy": Energy,
+    "overhead": Overhead,
+    "legality": Legality,
+}
+_TEXTS = ("title", "description", "accuracy")
+_REQUIRED_CYCLES = {kind: meaning for kind, meaning in OP_KINDS.items() if kind not in MATRIX_KINDS}
+_REQUIRED_CYCLES["requantize"] = "bringing an integer operand of arithmetic or concatenation to another scale"
+
+
+def list_targets() -> list[str]:
+    """Names of the devices that come with the package, in alphabetical order."""
+    return sorted(path.stem for path in TARGETS_FOLDER.glob("*.toml"))
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """A device by its name, or from a TOML file (anything that ends in `.toml` or holds a slash is a file).
+
+    Raises TargetError when there is no such device or file, and when the file has a missing, unknown,
+    duplicated or impossible key.
+    """
+    text = str(name_or_path)
+    if text.endswith(".toml") or "/" in text:
+        path = Path(text)
+    else:
+        path = TARGETS_FOLDER / f"{text}.toml"
+        if text not in list_targets():
+            near = difflib.get_close_matches(text, list_targets(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(list_targets())}"
+            raise TargetError(f"unknown target {text!r}; {hint} (a file of your own must end in .toml)")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TargetError(f"target file {text}: {error.strerror or error}; name a readable TOML file") from error
+    except UnicodeDecodeError as error:
+        raise TargetError(f"target file {text}: not UTF-8 text; name a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise TargetError(f"target file {text}: {_toml_problem(path, error)}") from error
+    return parse_target(data, path.stem, text)
+
+
+def _inherit(where: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables of a file completed by those of the target it is like, whose sources then name that
+    target.
+    """
+    parent = data["like"]
+    if not isinstance(parent, str) or parent not in list_targets():
+        raise TargetError(f"{where}: like must name one of {', '.join(list_targets())}, but is {parent!r}")
+    parent_data = tomllib.loads((TARGETS_FOLDER / f"{parent}.toml").read_text(encoding="utf-8"))
+    if "like" in parent_data:
+        parent_data = dict(_inherit(where, parent_data))
+    return _merge({key: value for key, value in data.items() if key != "like"}, parent_data, parent)
+
+
+def _merge(own: Mapping[str, Any], parent: Mapping[str, Any], name: str) -> dict[str, Any]:
+    merged = dict(own)
+    for key, value in parent.items():
+        if key not in own:
+            merged[key] = _attribute(value, name)
+        elif isinstance(value, Mapping) and isinstance(own[key], Mapping) and "source" not in value:
+            merged[key] = _merge(own[key], value, name)
+    return merged
+
+
+def _attribute(value: Any, name: str) -> Any:
+    """Sources of inherited values, with the name of the target they come from."""
+    if not isinstance(value, Mapping):
+        return value
+    if "source" not in value:
+        return {key: _attribute(inner, name) for key, inner in value.items()}
+    source = str(value["source"])
+    inherited = source if source.startswith("estimated: as ") else f"estimated: as {name} ({source})"
+    return {**value, "source": inherited}
+
+
+def _toml_problem(path: Path, error: tomllib.TOMLDecodeError) -> str:
+    """What is wrong, with the text of the line, because tomllib names a duplicated key only by its place."""
+    line = getattr(error, "lineno", None)
+    if line is None:
+        place = str(error).partition("at line ")[2].partition(",")[0]
+        line = int(place) if place.isdigit() else None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    shown = f": {lines[line - 1].strip()!r}" if line and line <= len(lines) else ""
+    duplicated = "overwrite" in str(error) or "twice" in str(error) or "Duplicate" in str(error)
+    problem = "a key is given twice" if duplicated else "not valid TOML"
+    return f"{problem} ({error}){shown}; keep one valid line per key"
+
+
+def parse_target(data: Mapping[str, Any], name: str, file: str = "") -> Target:
+    """A target from the tables of its TOML file; `file` is named in errors. Raises TargetError."""
+    where = f"target file {file or name}"
+    if "like" in data:
+        data = _inherit(where, data)
+    _check_keys(where, "", data, (*_TEXTS, *_SECTIONS))
+    texts = {}
+    for key in _TEXTS:
+        if not isinstance(data[key], str) or not data[key].strip():
+            raise TargetError(f"{where}: {key} must be a non-empty text, but is {data[key]!r}")
+        texts[key] = data[key].strip()
+    sources: dict[str, str] = {}
+    sections = {
+        section: _parse_section(where, section, kind, data[section], sources) for section, kind in _SECTIONS.items()
+    }
+    target = Target(name=name, **texts, **sections, sources=sources)
+    _check_tables(where, target)
+    return target
+
+
+def _parse_section(where: str, section: str, kind: type, table: Any, sources: dict[str, str]) -> Any:
+    if not isinstance(table, Mapping):
+        raise TargetError(f"{where}: {section} must be a table, but is {table!r}")
+    _check_keys(where, section, table, tuple(entry.name for entry in fields(kind)))
+    values = {}
+    for entry in fields(kind):
+        key, raw = f"{section}.{entry.name}", table[entry.name]
+        if str(entry.type).startswith("Mapping"):
+            if not isinstance(raw, Mapping) or not raw:
+                raise TargetError(f"{where}: {key} must be a table with at least one entry, but is {raw!r}")
+            values[entry.name] = {
+                item: _parse_value(where, f"{key}.{item}", "float", entry.metadata, value, sources)
+                for item, value in raw.items()
+            }
+        else:
+            values[entry.name] = _parse_value(where, key, str(entry.type), entry.metadata, raw, sources)
+    return kind(**values)
+
+
+def _parse_value(where: str, key: str, kind: str, bounds: Mapping[str, Any], raw: Any, sources: dict[str, str]) -> Any:
+    if not isinstance(raw, Mapping):
+        raise TargetError(f'{where}: {key} must be written {{ value = {raw!r}, source = "where it comes from" }}')
+    _check_keys(where, key, raw, ("value", "source"))
+    if not isinstance(raw["source"], str) or not raw["source"].strip():
+        raise TargetError(f"{where}: {key} needs a source: a document, or 'estimated: ' and the reason")
+    sources[key] = raw["source"].strip()
+    value = raw["value"]
+    if kind.startswith("tuple"):
+        if not isinstance(value, list):
+            raise TargetError(f"{where}: {key} must be a list, but is {value!r}")
+        inner = "int" if "int" in kind else "str"
+        return tuple(_check_scalar(where, key, inner, bounds, item) for item in value)
+    return _check_scalar(where, key, kind, bounds, value)
+
+
+def _check_scalar(where: str, key: str, kind: str, bounds: Mapping[str, Any], value: Any) -> Any:
+    if kind in ("str", "bool"):
+        if type(value).__name__ != kind:
+            raise TargetError(
+                f"{where}: {key} must be a {'text' if kind == 'str' else 'true or false'}, but is {value!r}"
+            )
+        if bounds["choices"] and value not in bounds["choices"]:
+            raise TargetError(f"{where}: {key} must be one of {', '.join(bounds['choices'])}, but is {value!r}")
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (kind == "int" and value != int(value)):
+        raise TargetError(f"{where}: {key} must be a {'whole ' if kind == 'int' else ''}number, but is {value!r}")
+    low, high, above = bounds["low"], bounds["high"], bounds["above"]
+    if low is not None and value < low:
+        raise TargetError(f"{where}: {key} must be at least {low:g}, but is {value!r}")
+    if above is not None and value <= above:
+        raise TargetError(f"{where}: {key} must be greater than {above:g}, but is {value!r}")
+    if high is not None and value > high:
+        raise TargetError(f"{where}: {key} must be at most {high:g}, but is {value!r}; units are SI base units")
+    return int(value) if kind == "int" else float(value)
+
+
+def _check_keys(where: str, section: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    prefix = f"{section}." if section else ""
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+            raise TargetError(f"{where}: unknown key {prefix}{key}; {hint}")
+    for key in known:
+        if key not in table:
+            raise TargetError(f"{where}: missing key {prefix}{key}; add it (npu_40tops.toml shows every key)")
+
+
+def _check_tables(where: str, target: Target) -> None:
+    """Rules that concern several values at once."""
+    for kind, meaning in _REQUIRED_CYCLES.items():
+        if kind not in target.vector.cycles_per_element:
+            raise TargetError(f"{where}: missing key vector.cycles_per_element.{kind}; add the cycles of {meaning}")
+    for precision in target.matrix.rates:
+        if precision not in target.energy.mac_j:
+            raise TargetError(f"{where}: missing key energy.mac_j.{precision}; matrix.rates has this precision")
+    if bool(target.matrix.depthwise_channels) != bool(target.matrix.depthwise_taps):
+        raise TargetError(
+            f"{where}: matrix.depthwise_channels and matrix.depthwise_taps must both be 0 or both be positive"
+        )

@@ -1,0 +1,88 @@
+"""The agreement study on a small made-up table, and its statistics against known values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hw_models import list_targets, load_target
+from nas.agreement import DEVICE_TARGETS, cross_validated, main, read_groups, spearman, target_of
+from nas.cost import cost_model
+from nas.errors import UsageError
+
+MODELS = (
+    "resnet10t",
+    "resnet18",
+    "resnet34",
+    "mobilenetv2_050",
+    "mobilenetv2_100",
+    "mnasnet_050",
+    "regnetx_002",
+    "regnetx_004",
+)
+COLUMNS = "device,precision,batch,timm_name,input_res,latency_ms,fps,metric_kind,runtime"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Latencies twice as long as predicted for a Hailo-8, so that ranks agree and calibration is perfect."""
+    target = load_target("hailo8")
+    lines = [COLUMNS]
+    for model in MODELS:
+        seconds = 2 * cost_model(model, target, 96).latency_s
+        lines.append(f"Hailo-8,int8,1,{model},96,,{1 / seconds},throughput_fps,DFC")
+        lines.append(f"Unheard-of,int8,1,{model},96,{seconds * 1e3},,latency_bs1,none")
+    lines.append(f"Hailo-8,int8,8,{MODELS[0]},96,1.0,,latency_bs1,DFC")
+    (tmp_path / "npu_published.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_study_is_written_with_its_provenance(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(table), "--out", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "agreement.json").read_text())
+    assert set(record["_meta"]) == {"commit", "date", "machine", "command"}
+    (group,) = record["groups"]
+    assert (group["target"], group["models"], group["left_out"]) == ("hailo8", 8, [])
+    assert group["rho"] == pytest.approx(1.0)
+    assert group["ratio"] == pytest.approx(0.5)
+    assert group["within_25"] == 0.0
+    assert group["calibrated_within_10"] == 1.0
+    assert "no target for Unheard-of" in capsys.readouterr().err
+    assert "| Hailo-8 |" in (tmp_path / "out" / "agreement.md").read_text()
+
+
+def test_rows_are_grouped_and_other_batches_left_out(table: Path) -> None:
+    groups = read_groups(table / "npu_published.csv")
+    assert {group[0] for group in groups} == {"Hailo-8", "Unheard-of"}
+    assert all(len(rows) == len(MODELS) for rows in groups.values())
+
+
+def test_missing_file_and_wrong_columns_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--data"):
+        read_groups(tmp_path / "npu_published.csv")
+    (tmp_path / "npu_published.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match="does not have the columns"):
+        read_groups(tmp_path / "npu_published.csv")
+
+
+def test_every_named_target_exists() -> None:
+    assert set(DEVICE_TARGETS.values()) <= set(list_targets())
+    assert target_of("Hailo-8L") == "hailo8l"
+    assert target_of("Hailo-8") == "hailo8"
+    assert target_of("toaster") is None
+
+
+def test_spearman_of_known_ranks() -> None:
+    assert spearman(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 40])) == pytest.approx(1.0)
+    assert spearman(np.array([1, 2, 3, 4]), np.array([4, 3, 2, 1])) == pytest.approx(-1.0)
+    # Ties share their mean rank: ranks 0.5 0.5 2 3 against 0 1 2 3.
+    assert spearman(np.array([1, 1, 2, 3]), np.array([1, 2, 3, 4])) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+
+
+def test_calibration_finds_scale_and_offset() -> None:
+    predicted = np.linspace(1e-3, 9e-3, 12)
+    rho, within_10, within_25 = cross_validated(predicted, 3 * predicted + 4e-4)
+    assert (rho, within_10, within_25) == (pytest.approx(1.0), 1.0, 1.0)
