@@ -29,6 +29,8 @@ from hw_models.estimate import dram_seconds
 from nas.bits import put_precision
 from nas.cost import timm_workload
 from nas.errors import UsageError
+from nas.facts import Finding, findings
+from nas.facts import markdown as facts_table
 from nas.trace import TraceError
 
 DEVICE_TARGETS = {
@@ -227,8 +229,8 @@ def provenance(command: str) -> dict[str, str]:
     return {"commit": commit, "date": date, "machine": machine, "command": command}
 
 
-def markdown(results: Sequence[Agreement], meta: dict[str, str]) -> str:
-    """The study as a table, with its medians."""
+def markdown(results: Sequence[Agreement], meta: dict[str, str], found: Sequence[Finding] = ()) -> str:
+    """The study as a table, with its medians, and the table of facts."""
     lines = [
         "# Agreement of predicted with published latencies",
         "",
@@ -251,6 +253,8 @@ def markdown(results: Sequence[Agreement], meta: dict[str, str]) -> str:
     ]
     medians = summary(results)
     lines += ["", "## Medians over the groups", ""] + [f"- {name}: {value:.3f}" for name, value in medians.items()]
+    if found:
+        lines += ["", facts_table(found).rstrip()]
     lines += ["", "## Left out", ""]
     lines += sorted({f"- {reason}" for item in results for reason in item.left_out}) or ["- nothing"]
     lines += ["", "## Provenance", ""] + [f"- {name}: {value}" for name, value in meta.items()]
@@ -271,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of npu_published.csv")
     parser.add_argument("--out", type=Path, default=Path("studies/results"), help="where agreement.json and .md go")
+    parser.add_argument("--no-facts", action="store_true", help="leave out the table of single published facts")
     options = parser.parse_args(arguments)
     results = []
     for group, rows in sorted(read_groups(options.data / "npu_published.csv").items()):
@@ -281,11 +286,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results.append(agree(group, rows, load_target(name)))
         item = results[-1]
         print(f"{item.rho:.3f} (macs {item.rho_macs:.3f})  {item.device} {item.precision}", file=sys.stderr)
-    meta = provenance(f"python -m nas.agreement --data <latency> --out {options.out}")
+    found = [] if options.no_facts else findings()
+    meta = provenance("python -m nas.agreement --data <folder of npu_published.csv>")
     options.out.mkdir(parents=True, exist_ok=True)
     record = {"_meta": meta, "summary": summary(results), "groups": [asdict(item) for item in results]}
+    record["facts"] = [asdict(finding) for finding in found]
     (options.out / "agreement.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (options.out / "agreement.md").write_text(markdown(results, meta), encoding="utf-8")
+    (options.out / "agreement.md").write_text(markdown(results, meta, found), encoding="utf-8")
     print(json.dumps(record["summary"], indent=2))
     return 0
 

@@ -12,6 +12,7 @@ from hw_models import list_targets, load_target
 from nas.agreement import DEVICE_TARGETS, cross_validated, main, read_groups, spearman, target_of
 from nas.cost import cost_model
 from nas.errors import UsageError
+from nas.facts import FACTS, findings, markdown
 
 MODELS = (
     "resnet10t",
@@ -41,7 +42,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_study_is_written_with_its_provenance(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--data", str(table), "--out", str(tmp_path / "out")]) == 0
+    assert main(["--data", str(table), "--out", str(tmp_path / "out"), "--no-facts"]) == 0
     record = json.loads((tmp_path / "out" / "agreement.json").read_text())
     assert set(record["_meta"]) == {"commit", "date", "machine", "command"}
     (group,) = record["groups"]
@@ -66,6 +67,14 @@ def test_missing_file_and_wrong_columns_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "npu_published.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match="does not have the columns"):
         read_groups(tmp_path / "npu_published.csv")
+
+
+def test_facts_name_their_source_and_gap() -> None:
+    found = findings([fact for fact in FACTS if fact.what.startswith(("npu_40tops", "Ethos-U85", "SL1680: 913"))])
+    assert len(found) == 5
+    assert {finding.what: finding.agrees for finding in found}["npu_40tops: LLaMA2-7B, 4-bit weights"]
+    assert "| 20 |" in markdown(found)
+    assert all(finding.source and finding.predicted > 0 for finding in found)
 
 
 def test_every_named_target_exists() -> None:
