@@ -65,7 +65,7 @@ def export_network(
     costs: target name -> `nas.cost.cost_architecture(arch, target, ...)`; the predictions that the card shows.
     selected_by: the accuracy that chose it. kind: whose weights these are, for the figures measured here.
     provenance: JSON-able pairs for config.json and the card, such as study, trial, metrics.
-    val_images: how many validation images to verify on; None for all.
+    val_images: how many validation images to verify on, evenly spread; None for all.
     Raises UsageError when `out` exists without `force`; NasError when the disk refuses, or when what was
     written does not compute what `prepared` computes.
     """
@@ -114,8 +114,9 @@ def _verify(
 ) -> Findings:
     """Compare every file with the network. Raises NasError that names the first one beyond tolerance."""
     resolution = shape[-1]
-    count = len(val) if val_images is None else min(val_images, len(val))
-    images = val.batch(np.arange(min(_COMPARED_IMAGES, count)), resolution)
+    rows = _spread(len(val), len(val) if val_images is None else val_images)
+    count = len(rows)
+    images = val.batch(_spread(len(val), _COMPARED_IMAGES), resolution)
     ours = predict(prepared.folded, [images])
     with tempfile.TemporaryDirectory(prefix="nas-export-") as scratch:
         reload_difference = difference(ours, reload_in_timm(folder, name, images, Path(scratch)))
@@ -127,7 +128,7 @@ def _verify(
                 f"{FLOAT_TOLERANCE:.0e}; nothing was exported"
             )
     agreement = compare_quantized(
-        prepared.quantized, folder / "model_qdq.onnx", _batches(val, count, resolution, batch_size), kind, "val"
+        prepared.quantized, folder / "model_qdq.onnx", _batches(val, rows, resolution, batch_size), kind, "val"
     )
     if not agreement.within_tolerance:
         raise NasError(
@@ -137,7 +138,7 @@ def _verify(
         )
     return Findings(
         selected_by=selected_by,
-        floating=measure(prepared.folded, _batches(val, count, resolution, batch_size), kind, "val"),
+        floating=measure(prepared.folded, _batches(val, rows, resolution, batch_size), kind, "val"),
         agreement=agreement,
         macs=count_macs(prepared.folded, shape),
         reload_difference=reload_difference,
@@ -146,10 +147,17 @@ def _verify(
     )
 
 
-def _batches(source: ImageSource, count: int, resolution: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for rows in np.split(np.arange(count), range(batch_size, count, batch_size)):
-        images = source.batch(rows, resolution).contiguous(memory_format=torch.channels_last)
-        yield images, torch.from_numpy(source.labels[rows])
+def _spread(total: int, count: int) -> np.ndarray:
+    """At most `count` of `total` rows at even distances: images lie class by class in many data sets."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
+
+
+def _batches(
+    source: ImageSource, rows: np.ndarray, resolution: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for part in np.split(rows, range(batch_size, len(rows), batch_size)):
+        images = source.batch(part, resolution).contiguous(memory_format=torch.channels_last)
+        yield images, torch.from_numpy(source.labels[part])
 
 
 def _add_to_config(folder: Path, findings: Mapping[str, Any]) -> None:
