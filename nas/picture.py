@@ -71,7 +71,9 @@ def _draw_panel(axes: Axes, study: Study, across: Axis, vertical: Axis) -> None:
     if vertical.objective.needs_images:
         errors = [100 * float((trial.accuracy or {}).get("stderr", 0.0)) for trial in study.front]
     label = f"front ({len(x)}), bars: one standard error" if errors else f"front ({len(x)})"
-    axes.errorbar(x, y, yerr=errors, fmt="o-", drawstyle="steps-post", color="C0", capsize=2, markersize=5, label=label)
+    axes.errorbar(
+        x, y, yerr=errors, fmt=joined, drawstyle="steps-post", color="C0", capsize=2, markersize=5, label=label
+    )
     if vertical.objective.needs_images and (checked := [t for t in study.front if t.number in study.validations]):
         heights = [100 * float(study.validations[trial.number]["top1"]) for trial in checked]
         axes.plot(points(checked)[0], heights, "s", color="C1", mfc="none", label="the same on validation images")

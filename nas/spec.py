@@ -268,6 +268,7 @@ def _check(spec: StudySpec, where: str) -> None:
         ("learning_rate > 0", 0 < train.learning_rate < float("inf")),
         ("weight_decay >= 0", 0 <= train.weight_decay < float("inf")),
         ("warmup_steps >= 0", train.warmup_steps >= 0),
+        ("single_path_steps >= 0", train.single_path_steps >= 0),
         ("0 <= label_smoothing < 1", 0 <= train.label_smoothing < 1),
     ):
         if not holds:
