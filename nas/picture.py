@@ -71,6 +71,7 @@ def _draw_panel(axes: Axes, study: Study, across: Axis, vertical: Axis) -> None:
     if vertical.objective.needs_images:
         errors = [100 * float((trial.accuracy or {}).get("stderr", 0.0)) for trial in study.front]
     label = f"front ({len(x)}), bars: one standard error" if errors else f"front ({len(x)})"
+    joined = "o-" if len(study.goal.axes) == 2 else "o"  # with more it is the shadow of a front
     axes.errorbar(
         x, y, yerr=errors, fmt=joined, drawstyle="steps-post", color="C0", capsize=2, markersize=5, label=label
     )
