@@ -70,6 +70,7 @@ def export(arch: Architecture, out: Path, **options: object) -> tuple[Path, Prep
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # 20 seconds of one idle core; two graph exports and a new process with timm
 @pytest.mark.parametrize(("norm", "bits"), [("batchnorm", "w4a8"), ("layernorm", "w8a16")])
 def test_every_mixer_is_exported_and_verified(tmp_path: Path, norm: str, bits: str) -> None:
     arch = small_architecture(MIXER_KERNELS, bits, norm, stages=1)
