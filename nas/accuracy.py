@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from nas.data.bundle import ImageSource
 
 Kind = Literal["one-shot", "stand-alone"]
 ImageSet = Literal["search", "val"]
@@ -53,10 +56,19 @@ class Accuracy:
         return f"{self.top1:.1%} ± {self.stderr:.1%} ({self.kind}, {self.samples} {self.images} images)"
 
 
-def in_batches(images: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Consecutive batches of images [n, channels, height, width] and labels [n]; the last may be smaller."""
-    for start in range(0, len(images), batch_size):
-        yield images[start : start + batch_size], labels[start : start + batch_size]
+def spread_rows(total: int, count: int) -> np.ndarray:
+    """At most `count` of `total` rows at even distances: images lie class by class in many data sets."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
+
+
+def image_batches(
+    source: ImageSource, rows: np.ndarray, resolution: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images [n, channels, resolution, resolution] in channels-last memory, labels [n]) of the rows, in order."""
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        images = source.batch(part, resolution).contiguous(memory_format=torch.channels_last)
+        yield images, torch.from_numpy(source.labels[part])
 
 
 @torch.inference_mode()

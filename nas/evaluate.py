@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from nas.accuracy import Accuracy, ImageSet, measure
-from nas.data.bundle import DataBundle, ImageSource
+from nas.accuracy import Accuracy, ImageSet, image_batches, measure, spread_rows
+from nas.data.bundle import DataBundle
 from nas.quantize import Prepared, prepare
 from nas.spec import EvaluateSpec
 from search_spaces.architecture import Architecture
@@ -55,8 +54,8 @@ class Evaluator:
     def score(self, prepared: Prepared, arch: Architecture, images: ImageSet) -> Accuracy:
         """Top-1 of a prepared network."""
         source = self.bundle.search if images == "search" else self.bundle.val
-        count = min(self.spec.search_images, len(source)) if images == "search" else len(source)
-        batches = image_batches(source, np.arange(count), arch.resolution, self.spec.batch_size)
+        count = self.spec.search_images if images == "search" else len(source)
+        batches = image_batches(source, spread_rows(len(source), count), arch.resolution, self.spec.batch_size)
         return measure(prepared.quantized, batches, "one-shot", images)
 
     def _training_batches(self, count: int, resolution: int) -> Iterator[Tensor]:
@@ -68,14 +67,3 @@ class Evaluator:
     def _training_order(self) -> np.ndarray:
         """A fixed shuffled order of the training images."""
         return np.random.default_rng(0).permutation(len(self.bundle.train))
-
-
-def image_batches(
-    source: ImageSource, rows: np.ndarray, resolution: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images [n, channels, resolution, resolution] in channels-last memory, labels [n]) of the rows, in order."""
-    labels = torch.from_numpy(source.labels[rows])
-    for start in range(0, len(rows), batch_size):
-        part = slice(start, start + batch_size)
-        images = source.batch(rows[part], resolution).contiguous(memory_format=torch.channels_last)
-        yield images, labels[part]

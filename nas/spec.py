@@ -72,7 +72,7 @@ class EvaluateSpec:
     bn_images: int = 256
     calibration_images: int = 256
     search_images: int = 1000
-    batch_size: int = 250
+    batch_size: int = 64
 
 
 @dataclass(frozen=True, slots=True)

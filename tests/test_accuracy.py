@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.accuracy import Accuracy, in_batches, measure, predict, recalibrate_batchnorm
+from nas.accuracy import Accuracy, measure, predict, recalibrate_batchnorm, spread_rows
 
 
 def small_network() -> nn.Sequential:
@@ -67,7 +67,7 @@ def test_top1_counts_hits_over_all_batches() -> None:
     images[torch.arange(10), labels] = 1
     wrong = labels.clone()
     wrong[:3] = (wrong[:3] + 1) % 4
-    accuracy = measure(Brightest(), in_batches(images, wrong, 4), "one-shot", "search")
+    accuracy = measure(Brightest(), zip(images.split(4), wrong.split(4), strict=True), "one-shot", "search")
     assert accuracy == Accuracy(0.7, pytest.approx((0.7 * 0.3 / 10) ** 0.5), 10, "one-shot", "search")
     assert predict(Brightest(), images.split(4)).shape == (10, 4)
 
@@ -83,3 +83,9 @@ def test_accuracy_round_trip() -> None:
     assert str(accuracy) == "80.0% ± 12.6% (stand-alone, 10 val images)"
     with pytest.raises(ValueError, match="not an accuracy"):
         Accuracy.from_dict({"top1": 1.0})
+
+
+def test_rows_are_spread_over_a_set_that_lies_class_by_class() -> None:
+    labels = torch.arange(10).repeat_interleave(500)
+    assert set(torch.bincount(labels[spread_rows(len(labels), 1000)]).tolist()) == {100}
+    assert spread_rows(7, 100).tolist() == list(range(7))

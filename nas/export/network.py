@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from hw_models import CostReport
-from nas.accuracy import Accuracy, Kind, measure, predict
-from nas.data.bundle import DataBundle, ImageSource
+from nas.accuracy import Accuracy, Kind, image_batches, measure, predict, spread_rows
+from nas.data.bundle import DataBundle
 from nas.errors import NasError
 from nas.export.card import Findings, card
 from nas.export.folder import whole_folder
@@ -114,9 +111,9 @@ def _verify(
 ) -> Findings:
     """Compare every file with the network. Raises NasError that names the first one beyond tolerance."""
     resolution = shape[-1]
-    rows = _spread(len(val), len(val) if val_images is None else val_images)
+    rows = spread_rows(len(val), len(val) if val_images is None else val_images)
     count = len(rows)
-    images = val.batch(_spread(len(val), _COMPARED_IMAGES), resolution)
+    images = val.batch(spread_rows(len(val), _COMPARED_IMAGES), resolution)
     ours = predict(prepared.folded, [images])
     with tempfile.TemporaryDirectory(prefix="nas-export-") as scratch:
         reload_difference = difference(ours, reload_in_timm(folder, name, images, Path(scratch)))
@@ -128,7 +125,7 @@ def _verify(
                 f"{FLOAT_TOLERANCE:.0e}; nothing was exported"
             )
     agreement = compare_quantized(
-        prepared.quantized, folder / "model_qdq.onnx", _batches(val, rows, resolution, batch_size), kind, "val"
+        prepared.quantized, folder / "model_qdq.onnx", image_batches(val, rows, resolution, batch_size), kind, "val"
     )
     if not agreement.within_tolerance:
         raise NasError(
@@ -138,26 +135,13 @@ def _verify(
         )
     return Findings(
         selected_by=selected_by,
-        floating=measure(prepared.folded, _batches(val, rows, resolution, batch_size), kind, "val"),
+        floating=measure(prepared.folded, image_batches(val, rows, resolution, batch_size), kind, "val"),
         agreement=agreement,
         macs=count_macs(prepared.folded, shape),
         reload_difference=reload_difference,
         onnx_difference=onnx_difference,
         compared=len(images),
     )
-
-
-def _spread(total: int, count: int) -> np.ndarray:
-    """At most `count` of `total` rows at even distances: images lie class by class in many data sets."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
-
-
-def _batches(
-    source: ImageSource, rows: np.ndarray, resolution: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for part in np.split(rows, range(batch_size, len(rows), batch_size)):
-        images = source.batch(part, resolution).contiguous(memory_format=torch.channels_last)
-        yield images, torch.from_numpy(source.labels[part])
 
 
 def _add_to_config(folder: Path, findings: Mapping[str, Any]) -> None:
