@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from hw_models import CostReport
 from nas.accuracy import Accuracy, Kind, image_batches, measure, predict, spread_rows
-from nas.data.bundle import DataBundle
+from nas.data.bundle import DataBundle, ImageSource
 from nas.errors import NasError
 from nas.export.card import Findings, card
 from nas.export.folder import whole_folder
