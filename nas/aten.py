@@ -189,10 +189,10 @@ def _describe_arithmetic(name: str, args: tuple[Any, ...]) -> Description:
 
 def _convolution(args: tuple[Any, ...], output: Tensor) -> Description:
     data, weight, _, stride, _, dilation, transposed, _, groups = args[:9]
-    if data.dim() > 4:
-        raise ValueError(f"a convolution over {data.dim() - 2} axes is not supported; only one and two are")
     kernel = weight.shape[2:]
-    window = Window(_pair(kernel), _pair(stride), _pair(dilation), groups, transposed)
+    if len(kernel) > 2 and (len(kernel) > 3 or kernel[0] != 1):
+        raise ValueError(f"a convolution over {len(kernel)} axes is not supported; only one and two are")
+    window = Window(_pair(kernel[-2:]), _pair(stride[-2:]), _pair(dilation[-2:]), groups, transposed)
     if transposed:
         positions = data.shape[0] * prod(data.shape[2:])
         gemm = (groups, positions, weight.shape[1] * prod(kernel), weight.shape[0] // groups)
