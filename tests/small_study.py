@@ -10,7 +10,7 @@ from nas.spec import StudySpec, override
 SMALL: dict[str, Any] = {
     "space.mixers": ["pool", "dwconv"],
     "space.choices": {"resolution": [24], "depth": [1], "expansion": [2.0]},
-    "data.source": "procedural:train=160,val=40",
+    "data.source": "procedural:train=160,val=150",
     "train.steps": 2,
     "train.batch_size": 8,
     "train.warmup_steps": 1,
