@@ -190,9 +190,8 @@ def _describe_arithmetic(name: str, args: tuple[Any, ...]) -> Description:
 def _convolution(args: tuple[Any, ...], output: Tensor) -> Description:
     data, weight, _, stride, _, dilation, transposed, _, groups = args[:9]
     kernel = weight.shape[2:]
-    if len(kernel) > 2 and (len(kernel) > 3 or kernel[0] != 1):
-        raise ValueError(f"a convolution over {len(kernel)} axes is not supported; only one and two are")
-    window = Window(_pair(kernel[-2:]), _pair(stride[-2:]), _pair(dilation[-2:]), groups, transposed)
+    sides = _pair(kernel) if len(kernel) < 3 else (prod(kernel[:-1]), kernel[-1])  # a third axis counts as height
+    window = Window(sides, _pair(stride[-2:]), _pair(dilation[-2:]), groups, transposed)
     if transposed:
         positions = data.shape[0] * prod(data.shape[2:])
         gemm = (groups, positions, weight.shape[1] * prod(kernel), weight.shape[0] // groups)
