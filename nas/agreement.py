@@ -52,20 +52,25 @@ DEVICE_TARGETS = {
 }
 """First words of a device label -> target; the first that fits wins."""
 
-PRECISIONS = {"int8": "w8a8", "int8/uint8": "w8a8", "w8a8": "w8a8", "w8a16": "w8a16", "fp16": "fp16"}
+PRECISIONS = {"fp32": "fp32", "int8": "w8a8", "int8/uint8": "w8a8", "w8a8": "w8a8", "w8a16": "w8a16", "fp16": "fp16"}
 SMALLEST_GROUP = 8
 FOLDS, REPEATS = 2, 50
+
+BENCHMARKS = {
+    "timm_i9_10940x_fp32_b1.csv": ("Intel i9-10940X", "fp32", "torch.compile", "i9_10940x"),
+    "timm_rtx4090_amp.csv": ("NVIDIA RTX 4090, large batches", "fp16", "AMP", "rtx_4090"),
+}
+"""timm's own benchmark files -> device, precision, runtime, target. They run the training form of every network."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A published latency of a timm model: seconds per image (for throughput rows, the inverse of images per
-    second).
-    """
+    """A published latency of a timm model, in seconds per image; of throughput rows the inverse."""
 
     model: str
     input_size: int | None
     seconds: float
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -129,24 +134,45 @@ def _seconds(row: dict[str, str]) -> float:
     return float(row["latency_ms"]) / 1e3
 
 
+def read_benchmark(path: Path, sample: int) -> list[Row]:
+    """At most `sample` rows of one of timm's benchmark files, evenly over the file sorted by model and size."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [
+                Row(
+                    row["model"],
+                    int(row["infer_img_size"]),
+                    1 / float(row["infer_samples_per_sec"]),
+                    int(row["infer_batch_size"]),
+                )
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError) as error:
+        raise UsageError(f"{path} is not one of timm's inference benchmarks ({error})") from error
+    rows.sort(key=lambda row: (row.model, row.input_size or 0))
+    step = max(1, -(-len(rows) // max(1, sample)))
+    return rows[::step]
+
+
 def target_of(device: str) -> str | None:
     return next((target for words, target in DEVICE_TARGETS.items() if device.startswith(words)), None)
 
 
-def agree(group: tuple[str, str, str], rows: Sequence[Row], target: Target) -> Agreement:
-    """Compare one group with the target's predictions."""
+def agree(group: tuple[str, str, str], rows: Sequence[Row], target: Target, reparameterize: bool = True) -> Agreement:
+    """Compare one group with the target's predictions. reparameterize: as in `nas.cost.cost_model`."""
     device, precision, runtime = group
     kept, workloads, left_out = [], [], []
     for row in rows:
         try:
-            workload = timm_workload(row.model, row.input_size, 1, reparameterize=True)
+            workload = timm_workload(row.model, row.input_size, row.batch, reparameterize)
         except (TraceError, UsageError) as error:
             left_out.append(f"{row.model} at {row.input_size}: {error}")
             continue
         kept.append(row)
         workloads.append(put_precision(workload, PRECISIONS[precision.split()[0]]))
     published = np.array([row.seconds for row in kept])
-    predicted = np.array([estimate(workload, target).latency_s for workload in workloads])
+    batch = np.array([row.batch for row in kept])
+    predicted = np.array([estimate(workload, target).latency_s for workload in workloads]) / batch
     calibrated = cross_validated(predicted, published)
     deviation = np.abs(predicted / published - 1)
     return Agreement(
@@ -156,9 +182,9 @@ def agree(group: tuple[str, str, str], rows: Sequence[Row], target: Target) -> A
         target=target.name,
         models=len(kept),
         rho=spearman(predicted, published),
-        rho_macs=spearman(np.array([workload.macs for workload in workloads]), published),
+        rho_macs=spearman(np.array([workload.macs for workload in workloads]) / batch, published),
         rho_params=spearman(np.array([workload.params for workload in workloads]), published),
-        rho_roofline=spearman(np.array([roofline_s(workload, target) for workload in workloads]), published),
+        rho_roofline=spearman(np.array([roofline_s(workload, target) for workload in workloads]) / batch, published),
         ratio=float(np.median(predicted / published)),
         within_10=float((deviation <= 0.10).mean()),
         within_25=float((deviation <= 0.25).mean()),
@@ -229,8 +255,13 @@ def provenance(command: str) -> dict[str, str]:
     return {"commit": commit, "date": date, "machine": machine, "command": command}
 
 
-def markdown(results: Sequence[Agreement], meta: dict[str, str], found: Sequence[Finding] = ()) -> str:
-    """The study as a table, with its medians, and the table of facts."""
+def markdown(
+    results: Sequence[Agreement],
+    benchmarks: Sequence[Agreement],
+    meta: dict[str, str],
+    found: Sequence[Finding] = (),
+) -> str:
+    """The study as a table, with its medians, timm's own benchmarks, and the table of facts."""
     lines = [
         "# Agreement of predicted with published latencies",
         "",
@@ -242,23 +273,29 @@ def markdown(results: Sequence[Agreement], meta: dict[str, str], found: Sequence
         "were chosen with these very groups in view, so the Qualcomm and Hailo lines are a fit of one shared set to",
         "several devices, not a blind test.",
         "",
-        "| device | precision | target | models | ours | macs | params | roofline | ratio | in 25% | calibrated |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {item.device} | {item.precision.split()[0]} | {item.target} | {item.models} | {item.rho:.3f} | "
-        f"{item.rho_macs:.3f} | {item.rho_params:.3f} | {item.rho_roofline:.3f} | {item.ratio:.2f} | "
-        f"{item.within_25:.0%} | {item.calibrated_within_25:.0%} |"
-        for item in sorted(results, key=lambda item: (item.device, item.precision, item.runtime))
+        *_table(sorted(results, key=lambda item: (item.device, item.precision, item.runtime))),
     ]
     medians = summary(results)
     lines += ["", "## Medians over the groups", ""] + [f"- {name}: {value:.3f}" for name, value in medians.items()]
+    if benchmarks:
+        lines += ["", "## timm's own benchmarks of a CPU and a GPU, an even sample", "", *_table(benchmarks)]
     if found:
         lines += ["", facts_table(found).rstrip()]
     lines += ["", "## Left out", ""]
-    lines += sorted({f"- {reason}" for item in results for reason in item.left_out}) or ["- nothing"]
+    lines += sorted({f"- {reason}" for item in (*results, *benchmarks) for reason in item.left_out}) or ["- nothing"]
     lines += ["", "## Provenance", ""] + [f"- {name}: {value}" for name, value in meta.items()]
     return "\n".join(lines) + "\n"
+
+
+def _table(results: Sequence[Agreement]) -> list[str]:
+    """Lines of a Markdown table, one per group."""
+    header = "| device | precision | target | models | ours | macs | params | roofline | ratio | in 25% | calibrated |"
+    return [header, "|---|---|---|---|---|---|---|---|---|---|---|"] + [
+        f"| {item.device} | {item.precision.split()[0]} | {item.target} | {item.models} | {item.rho:.3f} | "
+        f"{item.rho_macs:.3f} | {item.rho_params:.3f} | {item.rho_roofline:.3f} | {item.ratio:.2f} | "
+        f"{item.within_25:.0%} | {item.calibrated_within_25:.0%} |"
+        for item in results
+    ]
 
 
 def summary(results: Sequence[Agreement]) -> dict[str, float]:
@@ -275,9 +312,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of npu_published.csv")
     parser.add_argument("--out", type=Path, default=Path("studies/results"), help="where agreement.json and .md go")
+    parser.add_argument(
+        "--benchmarks", type=int, default=100, help="rows to take of each of timm's benchmark files there; 0 for none"
+    )
     parser.add_argument("--no-facts", action="store_true", help="leave out the table of single published facts")
     options = parser.parse_args(arguments)
-    results = []
+    results: list[Agreement] = []
+    benchmarks: list[Agreement] = []
     for group, rows in sorted(read_groups(options.data / "npu_published.csv").items()):
         name = target_of(group[0])
         if name is None:
@@ -286,13 +327,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results.append(agree(group, rows, load_target(name)))
         item = results[-1]
         print(f"{item.rho:.3f} (macs {item.rho_macs:.3f})  {item.device} {item.precision}", file=sys.stderr)
+    for file, (device, precision, runtime, name) in BENCHMARKS.items():
+        if options.benchmarks and (options.data / file).is_file():
+            rows = read_benchmark(options.data / file, options.benchmarks)
+            item = agree((device, precision, runtime), rows, load_target(name), reparameterize=False)
+            benchmarks.append(item)
+            print(f"{item.rho:.3f} (macs {item.rho_macs:.3f})  {item.device}", file=sys.stderr)
     found = [] if options.no_facts else findings()
     meta = provenance("python -m nas.agreement --data <folder of npu_published.csv>")
     options.out.mkdir(parents=True, exist_ok=True)
     record = {"_meta": meta, "summary": summary(results), "groups": [asdict(item) for item in results]}
+    record["benchmarks"] = [asdict(item) for item in benchmarks]
     record["facts"] = [asdict(finding) for finding in found]
     (options.out / "agreement.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (options.out / "agreement.md").write_text(markdown(results, meta, found), encoding="utf-8")
+    (options.out / "agreement.md").write_text(markdown(results, benchmarks, meta, found), encoding="utf-8")
     print(json.dumps(record["summary"], indent=2))
     return 0
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hw_models import list_targets, load_target
-from nas.agreement import DEVICE_TARGETS, cross_validated, main, read_groups, spearman, target_of
+from nas.agreement import DEVICE_TARGETS, cross_validated, main, read_benchmark, read_groups, spearman, target_of
 from nas.cost import cost_model
 from nas.errors import UsageError
 from nas.facts import FACTS, findings, markdown
@@ -38,6 +38,9 @@ def table(tmp_path: Path) -> Path:
         lines.append(f"Unheard-of,int8,1,{model},96,{seconds * 1e3},,latency_bs1,none")
     lines.append(f"Hailo-8,int8,8,{MODELS[0]},96,1.0,,latency_bs1,DFC")
     (tmp_path / "npu_published.csv").write_text("\n".join(lines) + "\n")
+    benchmark = ["model,infer_img_size,infer_batch_size,infer_samples_per_sec"]
+    benchmark += [f"{model},96,4,{1000 - number}" for number, model in enumerate(MODELS)]
+    (tmp_path / "timm_rtx4090_amp.csv").write_text("\n".join(benchmark) + "\n")
     return tmp_path
 
 
@@ -51,6 +54,8 @@ def test_study_is_written_with_its_provenance(table: Path, tmp_path: Path, capsy
     assert group["ratio"] == pytest.approx(0.5)
     assert group["within_25"] == 0.0
     assert group["calibrated_within_10"] == 1.0
+    (benchmark,) = record["benchmarks"]
+    assert (benchmark["target"], benchmark["models"]) == ("rtx_4090", 8)
     assert "no target for Unheard-of" in capsys.readouterr().err
     assert "| Hailo-8 |" in (tmp_path / "out" / "agreement.md").read_text()
 
@@ -59,6 +64,14 @@ def test_rows_are_grouped_and_other_batches_left_out(table: Path) -> None:
     groups = read_groups(table / "npu_published.csv")
     assert {group[0] for group in groups} == {"Hailo-8", "Unheard-of"}
     assert all(len(rows) == len(MODELS) for rows in groups.values())
+
+
+def test_benchmarks_are_sampled_evenly(table: Path) -> None:
+    rows = read_benchmark(table / "timm_rtx4090_amp.csv", 4)
+    assert [row.model for row in rows] == sorted(MODELS)[::2]
+    assert {row.batch for row in rows} == {4}
+    with pytest.raises(UsageError, match="not one of timm's"):
+        read_benchmark(table / "npu_published.csv", 4)
 
 
 def test_missing_file_and_wrong_columns_are_one_line(tmp_path: Path) -> None:
