@@ -4,7 +4,7 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -19,6 +19,7 @@ from nas.dashboard import Mirror
 from nas.errors import Interrupted
 from nas.files import sole_user, write_whole
 from nas.front import covered, front, reference
+from nas.interrupt import deferred_interrupt
 from nas.picture import trade_off_picture, trade_off_plotly
 from nas.problem import Problem, pose
 from nas.progress import Narrator, Update
@@ -64,9 +65,11 @@ def run_search(
                 with (
                     closing(Mirror(store.url, study, problem.goal, problem.space)) as mirror,
                     _scoring(problem, store, study, workers, narrator) as score,
+                    deferred_interrupt() as stop_if_asked,
                 ):
-                    _explore(problem, store, study, score, mirror, narrator)
-                    _validate(problem, store, study, score, narrator)
+                    scoring = _stoppable(score, stop_if_asked)
+                    _explore(problem, store, study, scoring, mirror, narrator)
+                    _validate(problem, store, study, scoring, narrator)
                     return _publish(store, study, mirror)
             except KeyboardInterrupt as error:
                 raise Interrupted(
@@ -215,6 +218,18 @@ def _scoring(problem: Problem, store: Store, study: str, workers: int, narrator:
             return ready[0](jobs) if jobs else iter(())
 
         yield score
+
+
+def _stoppable(score: Scorer, stop_if_asked: Callable[[], None]) -> Scorer:
+    """A scorer that heeds Ctrl-C between two candidates, when the finished one has been recorded."""
+
+    def scoring(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
+        stop_if_asked()
+        for finished in score(jobs):
+            yield finished
+            stop_if_asked()
+
+    return scoring
 
 
 def run_training(spec: StudySpec, folder: Path, *, narrator: Narrator | None = None) -> TrainedSupernet:
