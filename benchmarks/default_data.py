@@ -32,7 +32,7 @@ def main() -> None:
     _, spec = load_spec("quickstart")
     choices = {gene: list(values) for gene, values in spec.space.choices.items()}
     space = load_space(spec.space.name, spec.space.preset, choices=choices)
-    budget = TrainSpec(steps=args.steps, single_path_steps=0)
+    budget = TrainSpec(steps=args.steps)
     bundle = load_data(spec.data.source, resolution=space.max_resolution, seed=spec.data.seed)
     rng = np.random.default_rng(args.seed)
     rows = []

@@ -42,13 +42,13 @@ class DataSpec:
 class TrainSpec:
     """How the supernet is trained. Budgets are optimizer steps, never seconds.
 
-    single_path_steps: first steps, which train one network each; the others are sandwich steps.
+    single_path_share: share of the steps, the first ones, that train one network each; the others are sandwich steps.
     subnets: random subnets per sandwich step, beside the largest and the smallest.
     checkpoint_every: steps between two checkpoints; it does not change the result.
     """
 
     steps: int = 300
-    single_path_steps: int = 200
+    single_path_share: float = 0.85
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -268,7 +268,7 @@ def _check(spec: StudySpec, where: str) -> None:
         ("learning_rate > 0", 0 < train.learning_rate < float("inf")),
         ("weight_decay >= 0", 0 <= train.weight_decay < float("inf")),
         ("warmup_steps >= 0", train.warmup_steps >= 0),
-        ("single_path_steps >= 0", train.single_path_steps >= 0),
+        ("0 <= single_path_share <= 1", 0 <= train.single_path_share <= 1),
         ("0 <= label_smoothing < 1", 0 <= train.label_smoothing < 1),
     ):
         if not holds:

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -29,6 +25,7 @@ from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data.augment import augment
 from nas.data.bundle import DataBundle
 from nas.errors import NasError
+from nas.interrupt import deferred_interrupt
 from nas.spec import TrainSpec
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
@@ -102,7 +99,11 @@ def train_supernet(
         tensors, saved = load_checkpoint(unfinished)
         first = int(saved["step"])
         _restore(supernet, optimizer, tensors)
-    with _deferred_interrupt() as interrupted:
+
+    def keep(steps_done: int) -> None:
+        save_checkpoint(unfinished, _state(supernet, optimizer), {**header, "step": steps_done})
+
+    with deferred_interrupt() as stop_if_asked:
         for step in range(first, spec.steps):
             loss = _train_step(supernet, optimizer, bundle, spec, step, device)
             if not np.isfinite(loss):
@@ -111,11 +112,13 @@ def train_supernet(
                 )
             if progress is not None:
                 progress(step + 1, spec.steps, loss)
-            done = step + 1 == spec.steps
-            if not done and (interrupted() or (step + 1) % spec.checkpoint_every == 0):
-                save_checkpoint(unfinished, _state(supernet, optimizer), {**header, "step": step + 1})
-            if interrupted() and not done:
-                raise KeyboardInterrupt
+            try:
+                stop_if_asked()
+            except KeyboardInterrupt:
+                keep(step + 1)
+                raise
+            if (step + 1) % spec.checkpoint_every == 0 and step + 1 < spec.steps:
+                keep(step + 1)
     supernet = supernet.cpu().eval()
     save_checkpoint(finished, dict(supernet.state_dict()), {**header, "step": spec.steps})
     unfinished.unlink(missing_ok=True)
@@ -137,10 +140,11 @@ def load_supernet(path: Path, space: SearchSpace, bundle: DataBundle) -> Superne
 def sandwich(space: SearchSpace, spec: TrainSpec, step: int) -> list[Architecture]:
     """The architectures of one step: largest, smallest, then `spec.subnets` random ones; by seed and step.
 
-    In the first `spec.single_path_steps` steps only the largest.
+    In the first `spec.single_path_share` of the steps only the largest.
     """
-    count = 1 if step < spec.single_path_steps else 2 + spec.subnets
-    first_draw = step if count == 1 else spec.single_path_steps + (step - spec.single_path_steps) * count
+    single = round(spec.steps * spec.single_path_share)
+    count = 1 if step < single else 2 + spec.subnets
+    first_draw = step if count == 1 else single + (step - single) * count
     rng = np.random.default_rng((spec.seed, step, 1))
     genomes = [space.sample(rng) for _ in range(count)]
     for choice in space.choices:
@@ -250,23 +254,3 @@ def _restore(supernet: Supernet, optimizer: torch.optim.Optimizer, tensors: dict
                 state[key] = value if key == "step" else value.to(parameter.device)
         if state:
             optimizer.state[parameter] = state
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C only sets the flag that the yielded function reads; the second interrupts at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
-
-    def remember(signum: int, frame: FrameType | None) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -21,7 +21,7 @@ from nas.train import sandwich, schedule, supernet_identity, train_supernet
 from search_spaces.metaformer import load_space
 
 SPACE = load_space("metaformer", choices={"resolution": [24, 32], "depth": [1, 2]})
-SPEC = TrainSpec(steps=6, single_path_steps=2, batch_size=8, warmup_steps=2, checkpoint_every=2)
+SPEC = TrainSpec(steps=6, single_path_share=1 / 3, batch_size=8, warmup_steps=2, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ def test_identity_follows_space_data_and_budget_but_not_bits(bundle):
 
 def test_every_mixer_is_trained_equally_often():
     counts: dict[str, Counter] = {}
-    steps = 2 + 3 * 14
-    for step in range(steps):
-        for arch in sandwich(SPACE, SPEC, step):
+    spec = replace(SPEC, steps=3 * 14)
+    for step in range(spec.steps):
+        for arch in sandwich(SPACE, spec, step):
             genome = SPACE.encode(arch)
             for gene, value in genome.items():
                 if gene.endswith("mixer"):
