@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nas.errors import NasError
@@ -23,7 +23,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             os.fsync(stream.fileno())
         part.replace(path)
     except OSError as error:
-        if part.exists():
+        with suppress(OSError):  # also where the folder may not even be looked into
             part.unlink()
         raise NasError(f"cannot write {path} ({error.strerror}); free some space or use another folder") from error
 
@@ -32,10 +32,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def sole_user(folder: Path, what: str) -> Iterator[None]:
     """Hold `folder` for this process; the kernel lets go of it however the process ends.
 
-    Raises NasError that names the other process when there is one.
+    Raises NasError that names the other process when there is one, or when the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as stream:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise NasError(f"cannot write {folder} ({error.strerror}); name a writable folder with --dir") from error
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

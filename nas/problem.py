@@ -131,7 +131,8 @@ def load_images(spec: StudySpec, space: SearchSpace, folder: Path, narrator: Nar
 def with_full_paths(spec: StudySpec) -> StudySpec:
     """Paths made absolute, so that a study goes on from any working directory."""
     source = spec.data.source
-    if Path(source).is_dir():
+    if source.partition(":")[0] != "procedural" and Path(source).is_dir():
         source = str(Path(source).resolve())
-    targets = tuple(str(Path(t).resolve()) if t.endswith(".toml") else t for t in spec.search.targets)
+    # What is a file: as in `hw_models.load_target`.
+    targets = tuple(str(Path(t).resolve()) if t.endswith(".toml") or "/" in t else t for t in spec.search.targets)
     return replace(spec, data=replace(spec.data, source=source), search=replace(spec.search, targets=targets))

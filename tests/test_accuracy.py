@@ -88,4 +88,7 @@ def test_accuracy_round_trip() -> None:
 def test_rows_are_spread_over_a_set_that_lies_class_by_class() -> None:
     labels = torch.arange(10).repeat_interleave(500)
     assert set(torch.bincount(labels[spread_rows(len(labels), 1000)]).tolist()) == {100}
+    rows = spread_rows(1000, 10)
+    assert (len(rows), rows[0], rows[-1]) == (10, 0, 999)
+    assert set(rows[1:] - rows[:-1]) == {111}
     assert spread_rows(7, 100).tolist() == list(range(7))

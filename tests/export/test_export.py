@@ -155,13 +155,6 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_of_the_validation_images_is_spread_over_all_of_them() -> None:
-    rows = nas.export.network._spread(1000, 10)
-    assert (len(rows), rows[0], rows[-1]) == (10, 0, 999)
-    assert set(np.diff(rows)) == {111}
-    assert nas.export.network._spread(5, 10).tolist() == [0, 1, 2, 3, 4]
-
-
 @pytest.mark.parametrize(
     ("hits", "equal", "good"), [((500, 504), 0.99, True), ((500, 506), 0.99, False), ((500, 500), 0.979, False)]
 )

@@ -58,9 +58,9 @@ def test_the_quantizer_leaves_a_borrowed_tensor_alone() -> None:
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_weight_codes_are_in_range_and_near_the_weights(bits: int) -> None:
-    weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * torch.logspace(
-        -3, 1, 16
-    ).view(-1, 1, 1, 1)
+    weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 16).view(
+        -1, 1, 1, 1
+    )
     grid = layer_grid(weight, torch.zeros(16), bits, 0.1)
     codes = grid.codes(weight)
     assert codes.amin() >= -(2 ** (bits - 1))

@@ -104,9 +104,7 @@ def test_more_bits_are_closer_to_float(mixer: str, kernel: int, norm: str) -> No
     noise = {}
     for bits in ("w4a8", "w8a8", "w16a16"):
         candidate = prepared(small_architecture([(mixer, kernel)], bits, norm, stages=1))
-        noise[bits] = signal_to_noise(
-            predict(candidate.folded, [images]), predict(candidate.quantized, [images])
-        )
+        noise[bits] = signal_to_noise(predict(candidate.folded, [images]), predict(candidate.quantized, [images]))
     assert noise["w4a8"] < noise["w8a8"] < noise["w16a16"] + 0.1
     # Input, stem and head have 8 bits whatever the policy of the blocks is.
     assert noise["w8a8"] > 20
@@ -145,9 +143,7 @@ def test_folding_keeps_the_function() -> None:
         norm = network.get_submodule(name)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(var)
-    torch.testing.assert_close(
-        predict(candidate.folded, [images]), predict(network, [images]), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(predict(candidate.folded, [images]), predict(network, [images]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_damaged_or_foreign_calibration_is_refused() -> None:
