@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,14 +19,15 @@ import torch
 from torch import nn
 
 from hw_models import CostReport, PartCost, Target, Workload, combine, estimate_part
+from hw_models.population import FIGURES
 from nas.bits import PRECISIONS, part_precisions, put_precision
 from nas.errors import UsageError
+from nas.files import write_whole
 from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
 from search_spaces.network import NetworkPart, network_parts
 
 CSV_COLUMNS = ("model", "input_size", "precision")
-CSV_FIGURES = ("latency_s", "energy_j", "macs", "params", "dram_bytes", "peak_onchip_bytes", "weight_bytes")
 
 _workloads: dict[tuple[Any, ...], Workload] = {}
 _part_costs: dict[tuple[Any, ...], PartCost] = {}
@@ -234,23 +236,18 @@ def cost_csv(models: str | Path, target: Target, out: str | Path | None = None) 
     """Cost of many models: a CSV with columns model, input_size, precision (the last two may be empty) to a
     CSV.
 
-    Returns one dict per row: the three columns, the figures of CSV_FIGURES, `violations` and `error`; a model
+    Returns one dict per row: the three columns, FIGURES, `violations` and `error`; a model
     that cannot be costed has empty figures and says why in `error`. Writes the same to `out`, whole or not at
     all.
-    Raises UsageError when the file cannot be read or its columns are wrong.
+    Raises UsageError when the file cannot be read or its columns are wrong, NasError when `out` cannot be written.
     """
     rows = [_cost_row(row, target) for row in _read_models(Path(models))]
     if out is not None:
-        path = Path(out)
-        partial = path.with_name(path.name + ".part")
-        try:
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, [*CSV_COLUMNS, *CSV_FIGURES, "violations", "error"])
-                writer.writeheader()
-                writer.writerows(rows)
-            partial.replace(path)
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, [*CSV_COLUMNS, *FIGURES, "violations", "error"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(Path(out), stream.getvalue())
     return rows
 
 
@@ -269,7 +266,7 @@ def _read_models(path: Path) -> list[dict[str, str]]:
 
 
 def _cost_row(row: dict[str, str], target: Target) -> dict[str, Any]:
-    figures: dict[str, Any] = dict.fromkeys((*CSV_FIGURES, "violations", "error"), "")
+    figures: dict[str, Any] = dict.fromkeys((*FIGURES, "violations", "error"), "")
     try:
         size = int(row["input_size"]) if row["input_size"] else None
     except ValueError:
@@ -278,5 +275,5 @@ def _cost_row(row: dict[str, str], target: Target) -> dict[str, Any]:
         report = cost_model(row["model"], target, size, row["precision"] or None)
     except UsageError as error:
         return row | figures | {"error": str(error)}
-    figures |= {key: value for key, value in report.summary().items() if key in CSV_FIGURES}
+    figures |= {key: value for key, value in report.summary().items() if key in FIGURES}
     return row | figures | {"violations": "; ".join(str(violation) for violation in report.violations)}

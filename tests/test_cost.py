@@ -17,7 +17,7 @@ from hw_models import Target, estimate, load_target
 from nas.bits import put_precision
 from nas.cost import cost_architecture, cost_csv, cost_model, timm_workload
 from nas.cost_report import comparison_table, cost_table
-from nas.errors import UsageError
+from nas.errors import NasError, UsageError
 from nas.trace import trace_module
 from search_spaces import load_space
 from search_spaces.architecture import Architecture, BlockBits
@@ -173,6 +173,10 @@ def test_csv_with_wrong_columns_is_refused(tmp_path: Path, target: Target) -> No
         cost_csv(models, target)
     with pytest.raises(UsageError, match="cannot read"):
         cost_csv(tmp_path / "none.csv", target)
+    models.write_text("model,input_size,precision\n")
+    with pytest.raises(NasError, match="cannot write"):
+        cost_csv(models, target, tmp_path)
+    assert list(tmp_path.iterdir()) == [models]
 
 
 def test_tables_show_bounds_notes_and_the_slowest(target: Target) -> None:
