@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.cost_text import cost_lines, cost_many, cost_one, ops_csv, report_text
+    from nas.cost_text import comparison_text, cost_lines, cost_many, cost_one, ops_csv, plot_one, report_text
     from nas.dashboard import show_dashboard
     from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
@@ -30,6 +30,7 @@ _HOME = {
     "Study": "nas.study",
     "StudySpec": "nas.spec",
     "UsageError": "nas.errors",
+    "comparison_text": "nas.cost_text",
     "cost_lines": "nas.cost_text",
     "cost_many": "nas.cost_text",
     "cost_one": "nas.cost_text",
@@ -46,6 +47,7 @@ _HOME = {
     "ops_csv": "nas.cost_text",
     "override": "nas.spec",
     "parse_setting": "nas.spec",
+    "plot_one": "nas.cost_text",
     "report_text": "nas.cost_text",
     "run_search": "nas.search",
     "run_training": "nas.search",
@@ -63,6 +65,7 @@ __all__ = [
     "Study",
     "StudySpec",
     "UsageError",
+    "comparison_text",
     "cost_lines",
     "cost_many",
     "cost_one",
@@ -79,6 +82,7 @@ __all__ = [
     "ops_csv",
     "override",
     "parse_setting",
+    "plot_one",
     "report_text",
     "run_search",
     "run_training",

@@ -41,13 +41,25 @@ def cost_many(models: Path, target: str, out: Path | None) -> list[dict[str, Any
     return cost_csv(models, find_target(target), out)
 
 
+def plot_one(report: CostReport, target: str, path: Path) -> None:
+    """Roofline, waterline and efficiency gap of a report as one picture. Raises UsageError."""
+    from nas.cost_plots import plot_cost
+
+    plot_cost(report, find_target(target), path)
+
+
 def report_text(report: CostReport) -> str:
     """The tables of one network, as plain text."""
     from nas.cost_report import cost_table
 
-    stream = io.StringIO()
-    Console(file=stream, width=120).print(cost_table(report))
-    return stream.getvalue().rstrip()
+    return _printed(cost_table(report))
+
+
+def comparison_text(reports: Sequence[CostReport]) -> str:
+    """Several networks side by side, with the ratio to the first, as plain text."""
+    from nas.cost_report import comparison_table
+
+    return _printed(comparison_table(list(reports)))
 
 
 def cost_lines(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -70,6 +82,12 @@ def ops_csv(report: CostReport) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def _printed(content: Any) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=120).print(content)
+    return stream.getvalue().rstrip()
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
