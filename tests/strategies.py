@@ -6,13 +6,15 @@ import numpy as np
 from hypothesis import strategies as st
 
 from search_spaces.architecture import Architecture
-from search_spaces.metaformer import load_space
+from search_spaces.metaformer import PRESETS, load_space
 from search_spaces.space import Genome, SearchSpace
 
 SMALL = load_space("metaformer", choices={"resolution": [24, 32]})
 SMALL_BLOCKWISE = load_space("metaformer", granularity="block", choices={"resolution": [24, 32]})
 
-spaces: st.SearchStrategy[SearchSpace] = st.sampled_from([SMALL, SMALL_BLOCKWISE, load_space("metaformer", "mobile")])
+spaces: st.SearchStrategy[SearchSpace] = st.sampled_from(
+    [SMALL, SMALL_BLOCKWISE, *(load_space("metaformer", preset) for preset in PRESETS)]
+)
 seeds = st.integers(0, 2**32 - 1)
 
 

@@ -7,9 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import nas
+import search_spaces
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = frozenset({"torch", "torchvision", "timm", "optuna", "ray", "onnx", "onnxruntime", "matplotlib", "PIL"})
@@ -107,6 +111,14 @@ def test_help_loads_nothing_heavy(words):
 
 def test_importing_the_data_package_loads_no_timm():
     assert loaded_by("import nas.data") & {"timm", "torchvision", "datasets", "optuna", "ray"} == set()
+
+
+@pytest.mark.parametrize("face", [nas, search_spaces], ids=["nas", "search_spaces"])
+def test_a_face_lists_each_name_once_more_and_finds_it(face):
+    """The names stand twice, for programs and for readers: as a table of homes, and as `__all__`."""
+    assert sorted(face.__all__) == sorted(face._HOME)
+    for name, home in face._HOME.items():
+        assert getattr(face, name) is getattr(import_module(home), name)
 
 
 def test_tests_are_no_packages():

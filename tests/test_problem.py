@@ -1,4 +1,4 @@
-"""Names that become objects: which of them are paths."""
+"""Names that become objects: those of the shipped studies exist, and paths are told from names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from nas.problem import with_full_paths
-from nas.spec import StudySpec, override
+from nas.objectives import resolve_goal
+from nas.problem import load_targets, space_of, with_full_paths
+from nas.samplers import SAMPLERS
+from nas.spec import StudySpec, list_studies, load_spec, override
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_what_a_shipped_study_names_exists(name: str) -> None:
+    _, spec = load_spec(name)
+    targets = load_targets(spec)
+    assert space_of(spec.space).size > spec.search.trials
+    assert resolve_goal(spec.search.objectives, spec.search.constraints, list(targets)).axes
+    assert spec.search.sampler in SAMPLERS
 
 
 @pytest.mark.parametrize(
