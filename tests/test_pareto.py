@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nas.pareto import as_minimisation, front_mask, hypervolume
 
 # A coarse grid makes ties and duplicates, where such code goes wrong.
-points_of = {d: st.lists(st.tuples(*[st.integers(0, 5)] * d), min_size=1, max_size=8) for d in (1, 2, 3, 4)}
-any_points = st.integers(1, 4).flatmap(points_of.__getitem__)
+points_of = {d: st.lists(st.tuples(*[st.integers(0, 5)] * d), min_size=1, max_size=8) for d in (1, 2, 3, 4, 5)}
+any_points = st.integers(1, 5).flatmap(points_of.__getitem__)
 
 
 def counted_volume(points: list[tuple[int, ...]], reference: int) -> int:
