@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from hw_models import Target, estimate, load_target
 from nas.bits import put_precision
-from nas.cost import cost_architecture, cost_csv, cost_model, timm_workload
+from nas.cost import cost_architecture, cost_csv, cost_model
 from nas.cost_report import comparison_table, cost_table
 from nas.errors import NasError, UsageError
 from nas.trace import trace_module
@@ -68,13 +67,11 @@ def test_architecture_bits_change_cost_in_the_right_direction(target: Target) ->
     assert plain["peak_onchip_bytes"] < wide["peak_onchip_bytes"]
 
 
-def test_costing_again_takes_no_tracing(target: Target) -> None:
+def test_costing_again_takes_no_tracing(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     arch = _architectures("mobile", 1)[0]
     first = cost_architecture(arch, target, 10)
-    start = time.perf_counter()
-    again = cost_architecture(arch, target, 10)
-    assert time.perf_counter() - start < 0.05
-    assert again == first
+    monkeypatch.setattr("nas.cost.trace_module", lambda *args: pytest.fail("traced again"))
+    assert cost_architecture(arch, target, 10) == first
 
 
 def _folder(path: Path, arch: Architecture) -> Path:
@@ -109,14 +106,6 @@ def test_report_is_json_with_the_promised_keys(target: Target) -> None:
     assert data["weight_bytes"] == pytest.approx(11.7e6, rel=0.02)
     assert data["violations"] == []
     assert any("estimates" in warning for warning in data["warnings"])
-
-
-def test_cold_resnet50_takes_less_than_a_second(target: Target) -> None:
-    timm_workload.cache_clear()
-    start = time.perf_counter()
-    report = cost_model("resnet50", target, input_size=192)
-    assert time.perf_counter() - start < 1.0
-    assert report.macs > 0
 
 
 def test_sizes_batches_and_precisions(target: Target) -> None:
