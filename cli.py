@@ -252,7 +252,10 @@ def studies(folder: Path, url: str | None, as_json: bool) -> None:
     for shipped in listed["shipped"]:
         click.echo(f"{shipped['name']}  (shipped) {shipped['about']}")
     for study in listed["studies"]:
-        done = f"{study['trials']} of {study['wanted']} trials"
+        wanted = study["wanted"]
+        done = f"{study['trials']} trials, made by another version"
+        if wanted is not None:
+            done = f"{study['trials']} of {wanted} trials"
         click.echo(f"{study['name']}  {done}, last searched {study['touched_at']}")
 
 

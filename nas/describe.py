@@ -11,7 +11,7 @@ from typing import Any
 from nas.errors import UsageError
 from nas.problem import find_target, space_of
 from nas.spec import STUDIES, SpaceSpec, list_studies
-from nas.store import Store
+from nas.store import Store, StudyRecord
 from search_spaces.metaformer import SPACES
 
 
@@ -43,7 +43,7 @@ def describe_target(name_or_path: str) -> dict[str, Any]:
 
 def describe_studies(folder: Path, url: str | None) -> dict[str, list[dict[str, Any]]]:
     """`shipped`: the study files that come with the program. `studies`: those in the storage, newest
-    first.
+    first; `wanted` is None for a study of another version of the program.
     """
     shipped = [{"name": name, "about": _first_comment(STUDIES / f"{name}.toml")} for name in list_studies()]
     try:
@@ -57,13 +57,21 @@ def describe_studies(folder: Path, url: str | None) -> dict[str, list[dict[str, 
             "name": record.name,
             "config": record.config,
             "trials": store.count_trials(record.name),
-            "wanted": record.spec.search.trials,
+            "wanted": _wanted(record),
             "touched_at": record.touched_at,
         }
         for record in store.studies()
     ]
     store.close()
     return {"shipped": shipped, "studies": studies}
+
+
+def _wanted(record: StudyRecord) -> int | None:
+    """Trials wanted in all; None for a study whose settings another version wrote."""
+    try:
+        return record.spec.search.trials
+    except UsageError:
+        return None
 
 
 def _first_comment(path: Path) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.candidates import admit
 from nas.dashboard import Mirror
-from nas.errors import Interrupted
+from nas.errors import Interrupted, UsageError
 from nas.files import sole_user, write_whole
 from nas.front import covered, front, reference
 from nas.interrupt import deferred_interrupt
@@ -26,7 +26,7 @@ from nas.progress import Narrator, Update
 from nas.report import front_csv, front_markdown
 from nas.samplers import Proposal, Proposer
 from nas.spec import StudySpec, differences, to_toml
-from nas.store import Store, check_name
+from nas.store import Store, StudyRecord, check_name
 from nas.study import Study, read_study
 from nas.trial import Trial
 from nas.workers import Job, Scorer, scorer
@@ -85,15 +85,22 @@ def _name_of_study(store: Store, problem: Problem, config: str, name: str | None
     known = {record.name: record for record in store.studies()}
     wanted = name or check_name(f"{config}-{problem.identity[:8]}")
     if wanted in known and known[wanted].identity != problem.identity:
-        changed = differences(known[wanted].spec, problem.spec) or ["the images or a target file"]
-        narrator.say(f"study {wanted} was made with other settings ({', '.join(changed)}): this is a new study")
+        changed = _changes(known[wanted], problem.spec)
+        narrator.say(f"study {wanted} was made with other settings ({changed}): this is a new study")
         wanted = f"{wanted}-{problem.identity[:8]}"
     elif wanted not in known and name is None:
         before = next((record for record in known.values() if record.config == config), None)
         if before is not None:
-            changed = differences(before.spec, problem.spec) or ["the images or a target file"]
-            narrator.say(f"settings differ from study {before.name} ({', '.join(changed)}): this is a new study")
+            changed = _changes(before, problem.spec)
+            narrator.say(f"settings differ from study {before.name} ({changed}): this is a new study")
     return wanted
+
+
+def _changes(record: StudyRecord, spec: StudySpec) -> str:
+    try:
+        return ", ".join(differences(record.spec, spec)) or "the images or a target file"
+    except UsageError:
+        return "another version of this program made it"
 
 
 def _explore(problem: Problem, store: Store, study: str, score: Scorer, mirror: Mirror, narrator: Narrator) -> None:

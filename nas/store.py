@@ -55,16 +55,27 @@ _OPTUNA_TABLES = {"studies", "trials", "version_info"}
 class StudyRecord:
     """A study as the database has it.
 
-    config: the study file it came from. supernet: path of the trained weights, None before training has
-    ended.
+    config: the study file it came from. spec_toml: its settings, read when they are asked for, so that a study
+    of another version bars none but itself. supernet: path of the trained weights, None before training has ended.
     """
 
     name: str
     identity: str
     config: str
-    spec: StudySpec
+    spec_toml: str
     supernet: str | None
     touched_at: str
+
+    @property
+    def spec(self) -> StudySpec:
+        """Raises UsageError when this version of the program cannot read the settings."""
+        try:
+            return StudySpec.from_dict(tomllib.loads(self.spec_toml), where="its settings")
+        except ValueError as error:
+            raise UsageError(
+                f"study {self.name} was made by another version of this program ({error}); name another with "
+                "--study, or start a new one with `nas search`"
+            ) from error
 
 
 class Store:
@@ -102,7 +113,7 @@ class Store:
         """Newest first: the one that was searched last."""
         with database_errors(self.url), self._engine.connect() as connection:
             rows = connection.execute(sa.select(_STUDIES).order_by(_STUDIES.c.touched_at.desc())).all()
-        return [_study_record(row) for row in rows]
+        return [StudyRecord(row.name, row.identity, row.config, row.spec, row.supernet, row.touched_at) for row in rows]
 
     def study(self, name: str | None = None) -> StudyRecord:
         """The named study, or the newest. Raises UsageError when there is none."""
@@ -217,11 +228,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NasError(f"cannot make the folder {folder} ({error.strerror}); name a writable one with --dir") from error
-
-
-def _study_record(row: Any) -> StudyRecord:
-    spec = StudySpec.from_dict(tomllib.loads(row.spec), where=f"study {row.name}")
-    return StudyRecord(row.name, row.identity, row.config, spec, row.supernet, row.touched_at)
 
 
 def check_name(name: str) -> str:

@@ -8,10 +8,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from nas.describe import describe_studies
 from nas.errors import NasError, UsageError
 from nas.files import sole_user, write_whole
 from nas.spec import StudySpec
 from nas.store import Store, check_name
+from nas.study import read_study
 from nas.trial import Trial
 from search_spaces.metaformer import load_space
 
@@ -46,6 +48,20 @@ def test_the_newest_study_is_the_one_that_was_searched_last(store):
     assert store.study("two").spec == StudySpec()
     with pytest.raises(UsageError, match=r"no study 'twoo' .* did you mean 'two'"):
         store.study("twoo")
+
+
+def test_a_study_of_another_version_bars_none_but_itself(tmp_path, store):
+    for name in ("mine", "foreign"):
+        store.put_study(name, "id", "config", StudySpec())
+    with closing(sqlite3.connect(tmp_path / "nas.db")) as connection, connection:
+        connection.execute("UPDATE nas_studies SET spec = '[train]\nstepz = 3\n' WHERE name = 'foreign'")
+    assert [study.name for study in store.studies()] == ["foreign", "mine"]
+    assert read_study(store, "mine").spec == StudySpec()
+    with pytest.raises(UsageError, match=r"foreign was made by another version .*'stepz'.* start a new one") as caught:
+        read_study(store)
+    assert "\n" not in str(caught.value)
+    listed = describe_studies(tmp_path, None)["studies"]
+    assert [(study["name"], study["wanted"]) for study in listed] == [("foreign", None), ("mine", 100)]
 
 
 def test_a_trial_that_another_process_wrote_is_not_overwritten(store):
