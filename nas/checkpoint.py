@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,17 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[s
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = json.dumps({**header, "digest": _digest(plain)}, sort_keys=True)
-    temporary = None
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        save_file(plain, temporary, metadata={"nas": content})
-        with open(temporary, "rb") as file:
+        save_file(plain, part, metadata={"nas": content})
+        with open(part, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        part.replace(path)
     except Exception as error:  # safetensors raises its own class for a full disk
+        with suppress(OSError):
+            part.unlink()
         raise NasError(f"cannot write {path}: {_reason(error)}; free some space or choose another folder") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

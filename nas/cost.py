@@ -25,7 +25,7 @@ from nas.errors import UsageError
 from nas.files import write_whole
 from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
-from search_spaces.network import NetworkPart, network_parts
+from search_spaces.parts import NetworkPart, network_parts
 
 CSV_COLUMNS = ("model", "input_size", "precision")
 

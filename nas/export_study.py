@@ -29,8 +29,8 @@ def export_trials(
     problem = _same_problem(study, narrator)
     if study.supernet is None:
         raise UsageError(f"study {study.name} has no trained supernet yet; run its search first")
-    supernet = load_supernet(study.supernet, problem.space, problem.data)
     weights = supernet_identity(problem.space, problem.data, problem.spec.train)
+    supernet = load_supernet(study.supernet, problem.space, problem.data, weights)
     evaluator = Evaluator(problem.data, problem.spec.evaluate, supernet, weights)
     written: list[Path] = []
     try:

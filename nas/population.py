@@ -16,7 +16,7 @@ from hw_models import PartCost, Target
 from hw_models.population import CHUNK, COLUMNS, Position, cost_population, join, part_row
 from nas.cost import part_costs
 from search_spaces.architecture import BlockBits
-from search_spaces.network import network_parts
+from search_spaces.parts import network_parts
 from search_spaces.space import Genome, SearchSpace
 
 Genes = NDArray[np.integer]

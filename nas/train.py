@@ -25,6 +25,7 @@ from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data.augment import augment
 from nas.data.bundle import DataBundle
 from nas.errors import NasError
+from nas.files import sole_user
 from nas.interrupt import deferred_interrupt
 from nas.spec import TrainSpec
 from search_spaces.architecture import Architecture
@@ -77,14 +78,36 @@ def train_supernet(
     """
     identity = supernet_identity(space, bundle, spec)
     home = folder / "supernets" / identity
-    finished, unfinished = home / "supernet.safetensors", home / "checkpoint.safetensors"
-    if resume and finished.exists():
-        return TrainedSupernet(finished, identity, load_supernet(finished, space, bundle), spec.steps, reused=True)
+    finished = home / "supernet.safetensors"
+    with sole_user(home, f"supernet {identity}"):
+        reused = resume and finished.exists()
+        if not reused:
+            _train(space, bundle, spec, home, identity, progress, resume, device)
+        supernet = load_supernet(finished, space, bundle, identity)
+    return TrainedSupernet(finished, identity, supernet, spec.steps, reused)
 
+
+def _train(
+    space: SearchSpace,
+    bundle: DataBundle,
+    spec: TrainSpec,
+    home: Path,
+    identity: str,
+    progress: Progress | None,
+    resume: bool,
+    device: str | torch.device | None,
+) -> None:
+    """Train from the last checkpoint in `home`, if there is one, and leave supernet.safetensors there."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(spec.seed)
     supernet = Supernet(space, bundle.num_classes, bundle.in_chans).to(device).train()
     optimizer = torch.optim.AdamW(_parameter_groups(supernet, spec.weight_decay), lr=spec.learning_rate)
+    unfinished = home / "checkpoint.safetensors"
+    first = 0
+    if resume and unfinished.exists():
+        tensors, saved = load_checkpoint(unfinished)
+        first = int(saved["step"])
+        _restore(supernet, optimizer, tensors)
     header = {
         "kind": "supernet",
         "identity": identity,
@@ -94,11 +117,6 @@ def train_supernet(
         "in_chans": bundle.in_chans,
         "train": asdict(spec),
     }
-    first = 0
-    if resume and unfinished.exists():
-        tensors, saved = load_checkpoint(unfinished)
-        first = int(saved["step"])
-        _restore(supernet, optimizer, tensors)
 
     def keep(steps_done: int) -> None:
         save_checkpoint(unfinished, _state(supernet, optimizer), {**header, "step": steps_done})
@@ -119,15 +137,15 @@ def train_supernet(
                 raise
             if (step + 1) % spec.checkpoint_every == 0 and step + 1 < spec.steps:
                 keep(step + 1)
-    supernet = supernet.cpu().eval()
-    save_checkpoint(finished, dict(supernet.state_dict()), {**header, "step": spec.steps})
-    unfinished.unlink(missing_ok=True)
-    return TrainedSupernet(finished, identity, supernet, spec.steps, reused=False)
+        save_checkpoint(home / "supernet.safetensors", supernet.state_dict(), {**header, "step": spec.steps})
+        unfinished.unlink(missing_ok=True)
 
 
-def load_supernet(path: Path, space: SearchSpace, bundle: DataBundle) -> Supernet:
-    """The supernet in a checkpoint, in evaluation mode. Raises NasError for a damaged file or another space."""
-    tensors, _ = load_checkpoint(path)
+def load_supernet(path: Path, space: SearchSpace, bundle: DataBundle, identity: str) -> Supernet:
+    """The supernet of that identity in a checkpoint, in evaluation mode. Raises NasError for any other file."""
+    tensors, header = load_checkpoint(path)
+    if header.get("identity") != identity:
+        raise NasError(f"{path} holds supernet {header.get('identity')}, not {identity}; delete it to train anew")
     with torch.device("meta"):
         supernet = Supernet(space, bundle.num_classes, bundle.in_chans)
     try:

@@ -8,12 +8,12 @@ into the convolutions.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from search_spaces.architecture import Architecture
 from search_spaces.layers import (
@@ -38,9 +38,11 @@ class Stem(nn.Module):
             self.conv1 = ConvNorm(in_chans, dim // 2, 3, stride=2)
             self.act: nn.Module = ACTIVATION_LAYERS[activation]()
             self.conv2: nn.Module = ConvNorm(dim // 2, dim, 3, stride=2)
+            self.reduction = 4
         elif kind == "conv3s2":
             self.conv1 = ConvNorm(in_chans, dim, 3, stride=2)
             self.act, self.conv2 = nn.Identity(), nn.Identity()
+            self.reduction = 2
         else:
             raise ValueError(f"stem must be 'conv3s2' or 'conv3s2x2', but got {kind!r}")
 
@@ -180,7 +182,7 @@ class MetaFormerNet(nn.Module):
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
         self.drop_rate, self.deploy, self.grad_checkpointing = drop_rate, deploy, False
         self.stem = Stem(stem, in_chans, stages[0]["width"], stages[0]["activation"])
-        reduction = {"conv3s2": 2, "conv3s2x2": 4}[stem]
+        reduction = self.stem.reduction
         self.feature_info: list[dict[str, Any]] = []
         built: list[nn.Module] = []
         for index, stage in enumerate(stages):
@@ -210,7 +212,7 @@ class MetaFormerNet(nn.Module):
             fold_(self)
 
     def reset_pool(self, global_pool: str) -> None:
-        """Choose the pooling of the head: "avg", or "" to keep the map (then there is no classifier on it)."""
+        """Choose the pooling of the head: "avg", or "" to keep the map (give num_classes=0 with it, as in timm)."""
         if global_pool not in ("avg", ""):
             raise ValueError(f"global_pool must be 'avg' or '', but got {global_pool!r}")
         keep = global_pool == "avg"
@@ -221,7 +223,7 @@ class MetaFormerNet(nn.Module):
         x = self.stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             for stage in self.stages:
-                x = torch.utils.checkpoint.checkpoint(stage, x, use_reentrant=False)
+                x = checkpoint(stage, x, use_reentrant=False)
             return x
         return self.stages(x)
 
@@ -240,16 +242,20 @@ class MetaFormerNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Features after the chosen stages (None: all; an int: the last n), as timm returns them."""
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', but got {output_fmt!r}")
+        """Features after the chosen stages (None: all; an int: the last n), as timm returns them.
+
+        Raises ValueError for another layout than NCHW and for norm=True: there is no norm between stages and head.
+        IndexError for a stage that is not there.
+        """
+        if output_fmt != "NCHW" or norm:
+            raise ValueError(f"output_fmt must be 'NCHW' and norm False, but got {output_fmt!r} and {norm}")
         count = len(self.stages)
         if indices is None:
             wanted = list(range(count))
         elif isinstance(indices, int):
             wanted = list(range(count - indices, count))
         else:
-            wanted = [index % count for index in indices]
+            wanted = [range(count)[index] for index in indices]
         x = self.stem(x)
         intermediates = []
         for index, stage in enumerate(self.stages):
@@ -314,69 +320,3 @@ def build_network(
     """The network of `arch` with fresh weights on `device` (default: CPU)."""
     with torch.device(device or "cpu"):
         return MetaFormerNet(**network_kwargs(arch), num_classes=num_classes, in_chans=in_chans)
-
-
-@dataclass(frozen=True)
-class NetworkPart:
-    """A piece of a network that is costed by itself.
-
-    name: module path. spec: equal for parts of equal cost, bits apart. build: makes the folded module (call it under
-    `torch.device("meta")` to trace it). input_shape: [batch, channels, height, width] with batch 1.
-    """
-
-    name: str
-    spec: tuple[Any, ...]
-    build: Callable[[], nn.Module]
-    input_shape: tuple[int, int, int, int]
-
-
-def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> Iterator[NetworkPart]:
-    """Stem, downsamplings, blocks and head of `arch` in order of execution, in the folded form in which they run."""
-
-    def folded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        def build() -> nn.Module:
-            module = nn.Sequential(make())
-            return fold_(module)[0].eval()  # type: ignore[index]
-
-        return build
-
-    def part(name: str, cls: type[nn.Module], size: int, chans: int, **kwargs: Any) -> NetworkPart:
-        spec = (cls.__name__, chans, size, *sorted(kwargs.items()))
-        return NetworkPart(name, spec, folded(lambda: cls(**kwargs)), (1, chans, size, size))
-
-    first, size = arch.stages[0], arch.resolution
-    yield part(
-        "stem",
-        Stem,
-        size,
-        in_chans,
-        kind=arch.stem,
-        in_chans=in_chans,
-        dim=first.width,
-        activation=first.activation,
-    )
-    for _ in range({"conv3s2": 1, "conv3s2x2": 2}[arch.stem]):
-        size = (size + 1) // 2
-    before = first.width
-    for index, stage in enumerate(arch.stages):
-        if index > 0:
-            name = f"stages.{index}.downsample"
-            yield part(name, ConvNorm, size, before, in_chans=before, out_chans=stage.width, kernel=3, stride=2)
-            size = (size + 1) // 2
-        for number, block in enumerate(stage.blocks):
-            yield part(
-                f"stages.{index}.blocks.{number}",
-                MetaFormerBlock,
-                size,
-                stage.width,
-                dim=stage.width,
-                mixer=block.mixer,
-                kernel=block.kernel,
-                expansion=block.expansion,
-                norm=stage.norm,
-                activation=stage.activation,
-                role_width=stage.role_width,
-            )
-        before = stage.width
-    norm = arch.stages[-1].norm
-    yield part("head", Head, size, before, dim=before, num_classes=num_classes, norm=norm)

@@ -16,6 +16,7 @@ import torch
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data import load_data
 from nas.errors import NasError
+from nas.files import sole_user
 from nas.spec import TrainSpec
 from nas.train import sandwich, schedule, supernet_identity, train_supernet
 from search_spaces.metaformer import load_space
@@ -52,7 +53,7 @@ def test_interrupted_training_ends_with_the_same_weights(bundle, tmp_path):
     )
     assert steps == [4, 5, 6], "no step is done twice"
     assert same(weights(whole), weights(cut))
-    assert sorted(path.name for path in cut.path.parent.iterdir()) == ["supernet.safetensors"]
+    assert sorted(path.name for path in cut.path.parent.iterdir()) == [".lock", "supernet.safetensors"]
 
 
 def test_killed_training_goes_on_from_its_last_checkpoint(bundle, tmp_path):
@@ -143,6 +144,22 @@ def test_a_damaged_supernet_is_refused_by_name(bundle, tmp_path):
     changed[-5] ^= 0x40
     trained.path.write_bytes(bytes(changed))
     with pytest.raises(NasError, match="damaged or was changed"):
+        train_supernet(SPACE, bundle, SPEC, tmp_path, device="cpu")
+
+
+def test_a_supernet_of_another_identity_is_refused(bundle, tmp_path):
+    trained = train_supernet(SPACE, bundle, SPEC, tmp_path, device="cpu")
+    other = supernet_identity(SPACE, bundle, replace(SPEC, seed=1))
+    home = tmp_path / "supernets" / other
+    home.mkdir()
+    trained.path.rename(home / "supernet.safetensors")
+    with pytest.raises(NasError, match=f"holds supernet {trained.identity}, not {other}"):
+        train_supernet(SPACE, bundle, replace(SPEC, seed=1), tmp_path, device="cpu")
+
+
+def test_two_trainings_of_one_supernet_do_not_meet(bundle, tmp_path):
+    home = tmp_path / "supernets" / supernet_identity(SPACE, bundle, SPEC)
+    with sole_user(home, "supernet"), pytest.raises(NasError, match="is in use by process"):
         train_supernet(SPACE, bundle, SPEC, tmp_path, device="cpu")
 
 

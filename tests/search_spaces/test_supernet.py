@@ -13,7 +13,8 @@ from torch import nn
 from search_spaces.architecture import ACTIVATIONS, NORMS, Architecture, Block, Stage
 from search_spaces.elastic import shared_index
 from search_spaces.mixers import MIXERS
-from search_spaces.network import build_network, fold, network_parts
+from search_spaces.network import build_network, fold
+from search_spaces.parts import network_parts
 from search_spaces.supernet import Supernet
 
 CLASSES = 7
