@@ -94,6 +94,8 @@ class Store:
         if create:
             _make_folder(self.folder)
         with database_errors(self.url):
+            if not create and _is_missing_file(self.url):  # SQLite would make it
+                raise UsageError(f"no database at {self.url}: run `nas search` first, or name another with --storage")
             self._engine = _engine(self.url)
             tables = set(sa.inspect(self._engine).get_table_names())
             if tables and _STUDIES.name not in tables and not tables >= _OPTUNA_TABLES:
@@ -221,6 +223,13 @@ def _engine(url: str) -> sa.Engine:
             connection.execute("PRAGMA busy_timeout=30000")
 
     return engine
+
+
+def _is_missing_file(url: str) -> bool:
+    """Whether the URL names an SQLite file that is not there; a URI (file:...) is left to SQLite."""
+    made = sa.make_url(url)
+    named = made.get_backend_name() == "sqlite" and made.database not in (None, "", ":memory:")
+    return named and not str(made.database).startswith("file:") and not Path(str(made.database)).exists()
 
 
 def _make_folder(folder: Path) -> None:

@@ -77,6 +77,12 @@ def test_nothing_to_read_is_said(tmp_path, store):
         Store(tmp_path / "elsewhere")
 
 
+def test_reading_makes_no_database(tmp_path):
+    with pytest.raises(UsageError, match=r"no database at .*typo.db: run `nas search` first"):
+        Store(tmp_path, f"sqlite:///{tmp_path / 'typo.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_database_of_another_program_is_refused_and_left_alone(tmp_path):
     with closing(sqlite3.connect(tmp_path / "nas.db")) as connection:
         connection.execute("CREATE TABLE customers (id INTEGER)")
