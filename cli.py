@@ -47,7 +47,12 @@ def _spec(config: str, settings: tuple[str, ...], given: dict[str, Any]) -> tupl
     """(config name, spec) with every option that was given laid over the TOML."""
     name, spec = nas.load_spec(config)
     values = {key: value for key, value in given.items() if value not in (None, ())}
-    return name, nas.override(spec, values | dict(map(nas.parse_setting, settings)))
+    made = nas.override(spec, values | dict(map(nas.parse_setting, settings)))
+    if spec.space.choices and not made.space.choices:
+        nas.describe_spaces(made.space.name, made.space.preset, made.space.granularity)  # first, that it exists
+        inherited = ", ".join(f"{gene} {list(entries)}" for gene, entries in spec.space.choices.items())
+        _complain(f"{made.space.name}/{made.space.preset} is searched without the choices of {name}: {inherited}")
+    return name, made
 
 
 def _words(text: str | None) -> list[str] | None:

@@ -155,8 +155,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def override(spec: StudySpec, values: Mapping[str, Any]) -> StudySpec:
-    """`spec` with entries such as {'train.steps': 100} replaced. Raises UsageError on an unknown entry."""
+    """`spec` with entries such as {'train.steps': 100} replaced. Raises UsageError on an unknown entry.
+
+    Another space or preset takes the choices of `spec` away unless `values` has some: they name the genes and
+    values of the space they were written for.
+    """
     sections: dict[str, dict[str, Any]] = {name: dict(section) for name, section in spec.to_dict().items()}
+    space = sections["space"]
+    if any(values.get(f"space.{key}", space[key]) != space[key] for key in ("name", "preset")):
+        space["choices"] = {}
     for key, value in values.items():
         section, dot, name = key.partition(".")
         if not dot or section not in sections:
@@ -241,19 +248,25 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 _WORDS = {tuple: "a list", Mapping: "a table", str: "text", int: "a whole number", float: "a number"}
 
-_AT_LEAST_ONE = {
-    "train": ("steps", "batch_size", "checkpoint_every"),
-    "evaluate": ("bn_images", "calibration_images", "search_images", "batch_size"),
-    "search": ("trials", "batch"),
+_AT_LEAST = {
+    1: {
+        "train": ("steps", "checkpoint_every"),
+        "evaluate": ("search_images",),
+        "search": ("trials", "batch"),
+    },
+    2: {  # the variance of a batch of one is no variance
+        "train": ("batch_size",),
+        "evaluate": ("bn_images", "calibration_images", "batch_size"),
+    },
 }
 
 
 def _check(spec: StudySpec, where: str) -> None:
-    for section, keys in _AT_LEAST_ONE.items():
-        for key in keys:
+    for least, sections in _AT_LEAST.items():
+        for section, key in ((section, key) for section, keys in sections.items() for key in keys):
             value = getattr(getattr(spec, section), key)
-            if value < 1:
-                raise UsageError(f"{where}: {section}.{key} must be at least 1, but got {value}")
+            if value < least:
+                raise UsageError(f"{where}: {section}.{key} must be at least {least}, but got {value}")
     for key in ("objectives", "targets"):
         if not getattr(spec.search, key):
             raise UsageError(f"{where}: search.{key} must name at least one")

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -47,16 +46,17 @@ def nas(monkeypatch, capfd):
     return run
 
 
-def test_help_is_quick():
-    """The bound is half a second on an idle machine; three runs forgive a busy one."""
-    best = min(_timed([sys.executable, str(ROOT / "cli.py"), "--help"]) for _ in range(3))
-    assert best < 0.5
-
-
-def _timed(command):
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    return time.perf_counter() - start
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, cli\n"
+        "try: cli.cli(['--help'])\n"
+        "finally: print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "Commands:" in done.stdout
+    loaded = set(done.stderr.split())
+    assert "click" in loaded
+    assert not loaded & {"torch", "timm", "optuna", "ray", "onnx", "onnxruntime", "matplotlib", "numpy", "sqlalchemy"}
 
 
 def test_search_prints_the_front_and_what_to_type_next(nas, folder, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
+from nas.problem import space_of
 from nas.spec import (
     StudySpec,
     differences,
@@ -50,6 +51,10 @@ def test_every_shipped_study_is_read(name):
         ({"train": {"steps": "many"}}, "train.steps must be a whole number, but got 'many'"),
         ({"train": {"steps": True}}, "train.steps must be a whole number, but got True"),
         ({"train": {"steps": 0}}, "train.steps must be at least 1"),
+        ({"train": {"batch_size": 1}}, "train.batch_size must be at least 2, but got 1"),
+        ({"evaluate": {"bn_images": 1}}, "evaluate.bn_images must be at least 2, but got 1"),
+        ({"evaluate": {"calibration_images": 1}}, "evaluate.calibration_images must be at least 2"),
+        ({"evaluate": {"batch_size": 1}}, "evaluate.batch_size must be at least 2"),
         ({"train": {"learning_rate": -1.0}}, "learning_rate"),
         ({"train": {"learning_rate": float("nan")}}, "learning_rate"),
         ({"train": 3}, r"\[train\] must be a section"),
@@ -85,6 +90,17 @@ def test_settings_are_toml_or_a_bare_word():
         override(StudySpec(), {"train.stes": 3})
     with pytest.raises(UsageError, match=r"did you mean 'train.steps'"):
         override(StudySpec(), {"trian.steps": 3})
+
+
+def test_another_preset_takes_the_choices_of_the_first_away():
+    _, spec = load_spec("quickstart")
+    assert spec.space.choices == {"resolution": (24, 32)}
+    mobile = override(spec, {"space.preset": "mobile"})
+    assert mobile.space.choices == {}
+    assert space_of(mobile.space).preset == "mobile"
+    assert override(spec, {"space.preset": "small", "train.steps": 3}).space.choices == spec.space.choices
+    given = override(spec, {"space.preset": "mobile", "space.choices": {"depth": [1]}})
+    assert given.space.choices == {"depth": (1,)}
 
 
 def test_identity_is_what_the_study_is_not_how_long_or_where():
