@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from nas.errors import NasError
+from nas.errors import NasError, UsageError
 
 if TYPE_CHECKING:
     from nas.evaluate import Evaluation, Evaluator
@@ -68,7 +68,11 @@ def one_thread() -> Iterator[None]:
 def _in_this_process(evaluator: Evaluator) -> Iterator[Scorer]:
     def score(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
         for job in jobs:
-            yield job.number, evaluator.evaluate(job.architecture, job.images)
+            try:
+                evaluation = evaluator.evaluate(job.architecture, job.images)
+            except ValueError as error:
+                raise _not_scorable(job, error) from error
+            yield job.number, evaluation
 
     with one_thread():
         yield score
@@ -151,9 +155,22 @@ def _dealt_out(jobs: Sequence[Job], actors: list[Any], hire: Callable[[], Any]) 
                 ) from error
             actors[place] = hire()
             waiting.append(job)
+        except ValueError as error:
+            raise _not_scorable(job, error) from error
         else:
             yield job.number, evaluation
         give(place)
+
+
+def _not_scorable(job: Job, error: ValueError) -> Exception:
+    """The line for a candidate that raised: of the supernet as it was trained, as no retry gives another result."""
+    cause = getattr(error, "cause", error)  # Ray hands on what an actor raised with the actor's traceback around it
+    if isinstance(cause, UsageError):  # of the images, not of the candidate
+        return cause
+    return NasError(
+        f"trial {job.number} cannot be scored ({cause}): {job.architecture}; train the supernet with a lower "
+        "train.learning_rate or more train.steps"
+    )
 
 
 def _start_ray(workers: int) -> None:

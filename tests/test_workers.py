@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from small_study import small_spec
 
+from nas.errors import NasError, UsageError
 from nas.problem import pose
 from nas.train import train_supernet
 from nas.workers import Job, scorer
@@ -64,6 +66,26 @@ def test_actors_give_the_same_figures_and_survive_a_kill(evaluator, jobs):
                 os.kill(killed[0], signal.SIGKILL)
     assert killed
     assert found == here
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_candidate_that_cannot_be_scored_is_named_with_the_cure(evaluator, jobs, workers):
+    broken = deepcopy(evaluator)
+    with torch.no_grad():
+        for weights in broken.supernet.parameters():
+            weights.fill_(float("nan"))
+    said = r"^trial 3 cannot be scored \(.* is not finite .*\): r24 .* lower train.learning_rate or more train.steps$"
+    with scorer(broken, workers) as score, pytest.raises(NasError, match=said):
+        list(score(jobs[3:4]))
+
+
+def test_what_is_wrong_with_the_images_is_not_laid_on_a_candidate(jobs):
+    class NoImages:
+        def evaluate(self, *_):
+            raise UsageError("no image can be read")
+
+    with scorer(NoImages(), 0) as score, pytest.raises(UsageError, match="no image can be read"):
+        list(score(jobs))
 
 
 def test_one_process_loads_nothing_of_ray():
