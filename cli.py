@@ -297,7 +297,7 @@ def show_target(name: str, as_json: bool) -> None:
 @click.option("--input-size", type=int, help="Side of the square image in pixels; the model's own if not given.")
 @click.option("--precision", help="fp16, w8a8, w8a16, w4a8, ...; a searched network's own bits if not given.")
 @click.option("--from", "models", type=click.Path(path_type=Path), help="CSV of model,input_size,precision.")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to FILE as CSV.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to FILE ('-': stdout).")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw roofline, waterline, efficiency gap.")
 @click.option("--compare", "others", multiple=True, metavar="MODEL", help="Show another network beside it.")
 @_JSON
@@ -308,14 +308,19 @@ def cost(
     """Predict what MODEL costs on a target, layer by layer: a timm model, or a folder that export wrote."""
     if (model is None) == (models is None):
         raise nas.UsageError("name one MODEL, or a CSV of many with --from")
+    to_stdout = str(csv_file) == "-"
     if models is not None and (plot_file is not None or others):
         raise nas.UsageError("--plot and --compare are for one MODEL, not for --from")
+    if models is not None and (input_size is not None or precision is not None):
+        raise nas.UsageError("--input-size and --precision are for one MODEL; with --from they are columns of the CSV")
+    if to_stdout and (models is not None or others):
+        raise nas.UsageError("--csv - prints the operations of one MODEL; with --from or --compare name a file")
     if models is not None:
         rows = nas.cost_many(models, target, csv_file)
         click.echo(json.dumps(rows, indent=2) if as_json else nas.cost_lines(rows))
         return
     report = nas.cost_one(str(model), target, input_size, precision)
-    if csv_file is not None:
+    if csv_file is not None and not to_stdout:
         nas.write_whole(csv_file, nas.ops_csv(report))
     if plot_file is not None:
         nas.plot_one(report, target, plot_file)
@@ -323,6 +328,9 @@ def cost(
         reports = [report, *(nas.cost_one(other, target, input_size, precision) for other in others)]
         rows = [each.to_dict() for each in reports]
         click.echo(json.dumps(rows, indent=2) if as_json else nas.comparison_text(reports))
+        return
+    if to_stdout and not as_json:
+        click.echo(nas.ops_csv(report), nl=False)
         return
     click.echo(report.to_json() if as_json else nas.report_text(report))
 

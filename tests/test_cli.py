@@ -117,6 +117,8 @@ def test_cost_of_one_and_of_many(nas, tmp_path):
     )
     ops = list(csv.DictReader((tmp_path / "ops.csv").read_text().splitlines()))
     assert sum(int(op["macs"]) for op in ops) == report["macs"]
+    printed = nas("cost", "resnet18", "--target", "npu_40tops", "--csv", "-")[1]
+    assert printed == (tmp_path / "ops.csv").read_text()
     models = tmp_path / "models.csv"
     models.write_text("model,input_size,precision\nresnet18,224,w8a8\nno_such_net,,\n")
     status, out, _ = nas("cost", "--from", models, "--target", "npu_40tops", "--csv", tmp_path / "costs.csv")
@@ -124,6 +126,19 @@ def test_cost_of_one_and_of_many(nas, tmp_path):
     assert float(rows[0]["latency_s"]) == report["latency_s"]
     assert "neither a folder nor a timm model" in rows[1]["error"]
     assert "no_such_net" in out
+
+
+def test_cost_as_a_picture_and_beside_another(nas, tmp_path):
+    words = ("cost", "resnet18", "--input-size", 64, "--target", "npu_40tops")
+    picture = tmp_path / "cost.svg"
+    status, out, _ = nas(*words, "--plot", picture)
+    assert (status, "resnet18 on npu_40tops" in out) == (0, True)
+    assert picture.read_text().lstrip().startswith("<?xml")
+    status, out, _ = nas(*words, "--compare", "resnet34")
+    assert (status, "resnet18" in out, "resnet34" in out) == (0, True, True)
+    reports = json.loads(nas(*words, "--compare", "resnet34", "--json")[1])
+    assert [report["model"] for report in reports] == ["resnet18", "resnet34"]
+    assert reports[0]["latency_s"] < reports[1]["latency_s"]
 
 
 @pytest.mark.slow
@@ -168,6 +183,11 @@ MISTAKES = [
     (["cost", "--target", "npu_40tops"], "name one MODEL"),
     (["cost", "resnet1", "--target", "npu_40tops"], "neither a folder nor a timm model"),
     (["cost", "resnet18", "--target", "npu"], "unknown target 'npu'"),
+    (["cost", "--from", "x.csv", "--target", "npu_40tops", "--plot", "x.png"], "are for one MODEL"),
+    (["cost", "--from", "x.csv", "--target", "npu_40tops", "--precision", "w8a8"], "are columns of the CSV"),
+    (["cost", "--from", "x.csv", "--target", "npu_40tops", "--input-size", "64"], "are columns of the CSV"),
+    (["cost", "--from", "x.csv", "--target", "npu_40tops", "--csv", "-"], "name a file"),
+    (["pareto", "--storage", "sqlite:///typo.db"], "no database at sqlite:///typo.db"),
     (["spaces", "x"], "unknown space 'x'"),
     (["targets", "show", "x"], "unknown target 'x'"),
 ]
