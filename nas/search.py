@@ -202,10 +202,13 @@ def _validate(problem: Problem, store: Store, study: str, score: Scorer, narrato
     chosen = front(store.trials(study), problem.goal)
     jobs = [Job(t.number, t.architecture, "val") for t in chosen if t.number not in known]
     if jobs:
+        said = len(problem.data.notes)
         with narrator.bar("validating the front") as update:
             for done, (number, evaluation) in enumerate(score(jobs), start=1):
                 store.add_validation(study, number, asdict(evaluation.accuracy))
                 update(done, len(jobs), "")
+        for note in problem.data.notes[said:]:  # of images that were opened only now, if this process opened them
+            narrator.say(f"validation images: {note}")
 
 
 @contextmanager

@@ -11,11 +11,14 @@ import warnings
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
+from PIL import Image
 from small_study import small_spec, small_toml
 
 from nas.errors import NothingFeasible, UsageError
+from nas.progress import Narrator
 from nas.search import run_search, run_training
 from nas.store import Store
 from nas.study import open_study
@@ -180,3 +183,18 @@ def test_a_space_that_is_smaller_than_the_budget_ends_early(tmp_path):
     choices |= {"norm": ["batchnorm"], "stage4.width": [96, 128]}
     study = run_search(small_spec(space_choices=choices, search_trials=9), tmp_path)
     assert len(study.trials) == 2
+
+
+def test_what_opening_the_validation_images_brings_up_is_said(tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 10)):
+        for name in ("ant", "bee"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{index}.png")
+    (tmp_path / "data" / "val" / "bee" / "0.png").write_text("no image")
+    spec = small_spec(data_source=str(tmp_path / "data"), search_trials=1)
+    run_search(spec, tmp_path / "runs", narrator=Narrator())
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "cannot be read" in line)
+    assert line.startswith("validation images: 1 of 20 images in ")
