@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -337,6 +338,9 @@ def cost(
 
 def main() -> None:
     """Entry point: runs a command and maps what it raises to the exit status."""
+    # Before torch is loaded: threads that sleep while they wait. Spinning ones (the default) make training four times
+    # slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:]
     debug = "--debug" in words  # wherever it stands: it is added to a command that just failed
     try:
