@@ -319,6 +319,10 @@ def cost(
     if models is not None:
         rows = nas.cost_many(models, target, csv_file)
         click.echo(json.dumps(rows, indent=2) if as_json else nas.cost_lines(rows))
+        if failed := [row["model"] for row in rows if row["error"]]:
+            raise nas.NasError(
+                f"{len(failed)} of {len(rows)} models could not be costed, {failed[0]} first: see its row"
+            )
         return
     report = nas.cost_one(str(model), target, input_size, precision)
     if csv_file is not None and not to_stdout:

@@ -249,7 +249,9 @@ def _fit(predicted: NDArray[Any], published: NDArray[Any]) -> tuple[float, float
 
 def provenance(command: str) -> dict[str, str]:
     """Where a result comes from: commit, date, machine, command."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     date = datetime.now(UTC).date().isoformat()
     machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return {"commit": commit, "date": date, "machine": machine, "command": command}

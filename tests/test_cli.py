@@ -121,7 +121,9 @@ def test_cost_of_one_and_of_many(nas, tmp_path):
     assert printed == (tmp_path / "ops.csv").read_text()
     models = tmp_path / "models.csv"
     models.write_text("model,input_size,precision\nresnet18,224,w8a8\nno_such_net,,\n")
-    status, out, _ = nas("cost", "--from", models, "--target", "npu_40tops", "--csv", tmp_path / "costs.csv")
+    status, out, err = nas("cost", "--from", models, "--target", "npu_40tops", "--csv", tmp_path / "costs.csv")
+    assert status == 1
+    assert "1 of 2 models could not be costed, no_such_net first" in err
     rows = list(csv.DictReader((tmp_path / "costs.csv").read_text().splitlines()))
     assert float(rows[0]["latency_s"]) == report["latency_s"]
     assert "neither a folder nor a timm model" in rows[1]["error"]
