@@ -229,10 +229,10 @@ def export(
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--preset", default="small", show_default=True)
+@click.option("--preset", help="small or mobile; by default small for a NAME, both for the list.")
 @click.option("--granularity", type=click.Choice(["stage", "block"]), default="stage", show_default=True)
 @_JSON
-def spaces(name: str | None, preset: str, granularity: str, as_json: bool) -> None:
+def spaces(name: str | None, preset: str | None, granularity: str, as_json: bool) -> None:
     """List search spaces, or describe one: its choices, mixers and number of architectures."""
     described = nas.describe_spaces(name, preset, granularity)
     if as_json:
@@ -241,7 +241,7 @@ def spaces(name: str | None, preset: str, granularity: str, as_json: bool) -> No
     for space in described:
         click.echo(f"{space['name']}/{space['preset']}  {space['size']:.3g} architectures")
         click.echo(f"  mixers: {', '.join(space['mixers'])}")
-        for gene, values in space["choices"].items() if name else ():
+        for gene, values in space["choices"].items():
             click.echo(f"  {gene}: {', '.join(map(str, values))}")
 
 

@@ -12,13 +12,21 @@ from nas.errors import UsageError
 from nas.problem import find_target, space_of
 from nas.spec import STUDIES, SpaceSpec, list_studies
 from nas.store import Store, StudyRecord
-from search_spaces.metaformer import SPACES
+from search_spaces.metaformer import PRESETS, SPACES
 
 
-def describe_spaces(name: str | None, preset: str, granularity: str) -> list[dict[str, Any]]:
-    """One entry per space, or only the named one. Raises UsageError when it does not exist."""
+def describe_spaces(name: str | None, preset: str | None, granularity: str) -> list[dict[str, Any]]:
+    """One entry per space and preset; of the named space only `preset`, by default the first.
+
+    Raises UsageError when it does not exist.
+    """
     names = [name] if name is not None else sorted(SPACES)
-    spaces = [space_of(SpaceSpec(name=one, preset=preset, granularity=granularity)) for one in names]
+    presets = list(PRESETS) if name is None else list(PRESETS)[:1]
+    spaces = [
+        space_of(SpaceSpec(name=one, preset=each, granularity=granularity))
+        for one in names
+        for each in ([preset] if preset is not None else presets)
+    ]
     return [{**space.to_dict(), "mixers": list(space.mixers), "size": space.size} for space in spaces]
 
 

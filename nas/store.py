@@ -205,7 +205,7 @@ def _database_error(url: str, said: str) -> Exception:
             f"{url} cannot grow ({said}): free some space and run the same command again; finished trials are kept"
         )
     if "unable to open" in said or "readonly" in said:
-        return NasError(f"{url} cannot be written ({said}); name a writable folder with --dir")
+        return NasError(f"{url} cannot be written ({said}); name another place with --dir or --storage")
     if "locked" in said:
         return NasError(f"{url} is busy with another program ({said}); try again when that one is done")
     return NasError(f"{url}: {' '.join(said.split())}")

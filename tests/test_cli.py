@@ -96,7 +96,11 @@ def test_lists(nas, folder):
     listed = json.loads(nas("spaces", "metaformer", "--json")[1])
     assert {"identity", "pool", "dwconv", "mhsa"} <= set(listed["mixers"])
     assert listed["size"] > 1e12
-    assert "mixers:" in nas("spaces")[1]
+    every = nas("spaces")[1]
+    assert "metaformer/small" in every
+    assert "metaformer/mobile" in every
+    assert "stage4.width: 256, 320, 384, 512" in every
+    assert json.loads(nas("spaces", "metaformer", "--preset", "mobile", "--json")[1])["preset"] == "mobile"
     studies = json.loads(nas("studies", "--dir", folder, "--json")[1])
     assert "quickstart" in [study["name"] for study in studies["shipped"]]
     assert studies["studies"][0]["trials"] == 6
