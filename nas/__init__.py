@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.cost_text import comparison_text, cost_lines, cost_many, cost_one, ops_csv, plot_one, report_text
     from nas.dashboard import show_dashboard
-    from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets
+    from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets, version
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
     from nas.export_study import export_trials
     from nas.files import write_whole
@@ -53,6 +53,7 @@ _HOME = {
     "run_training": "nas.search",
     "show_dashboard": "nas.dashboard",
     "study_summary": "nas.report",
+    "version": "nas.describe",
     "write_picture": "nas.picture",
     "write_whole": "nas.files",
 }
@@ -88,6 +89,7 @@ __all__ = [
     "run_training",
     "show_dashboard",
     "study_summary",
+    "version",
     "write_picture",
     "write_whole",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import asdict
 from functools import reduce
+from importlib import metadata
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,12 @@ def _wanted(record: StudyRecord) -> int | None:
 def _first_comment(path: Path) -> str:
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     return first.lstrip("# ") if first.startswith("#") else ""
+
+
+def version() -> str:
+    """The installed version; of a source tree that is not installed, what its pyproject.toml says."""
+    try:
+        return metadata.version("nas")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+        return f"{tomllib.loads(project.read_text())['project']['version']} (source tree)"

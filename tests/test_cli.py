@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tomllib
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -286,3 +287,11 @@ def test_dashboard_serves_the_study(folder):
         server.send_signal(2)
         server.communicate(timeout=30)
     assert server.returncode == 130
+
+
+def test_the_version_is_that_of_the_project(nas):
+    """Installed or run from a source tree: what pyproject.toml says."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    status, out, _ = nas("--version")
+    assert status == 0
+    assert out.split()[2] == project["version"]

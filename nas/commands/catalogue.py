@@ -1,0 +1,55 @@
+"""`nas spaces`, `nas targets`: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+import nas
+from nas.commands.options import JSON
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--preset", help="small or mobile; by default small for a NAME, both for the list.")
+@click.option("--granularity", type=click.Choice(["stage", "block"]), default="stage", show_default=True)
+@JSON
+def spaces(name: str | None, preset: str | None, granularity: str, as_json: bool) -> None:
+    """List search spaces, or describe one: its choices, mixers and number of architectures."""
+    described = nas.describe_spaces(name, preset, granularity)
+    if as_json:
+        click.echo(json.dumps(described if name is None else described[0], indent=2))
+        return
+    for space in described:
+        click.echo(f"{space['name']}/{space['preset']}  {space['size']:.3g} architectures")
+        click.echo(f"  mixers: {', '.join(space['mixers'])}")
+        for gene, values in space["choices"].items():
+            click.echo(f"  {gene}: {', '.join(map(str, values))}")
+
+
+@click.group(invoke_without_command=True)
+@JSON
+@click.pass_context
+def targets(context: click.Context, as_json: bool) -> None:
+    """List the accelerators that come with the program."""
+    if context.invoked_subcommand is None:
+        listed = nas.describe_targets()
+        if as_json:
+            click.echo(json.dumps(listed, indent=2))
+        else:
+            click.echo("\n".join(f"{target['name']}  {target['title']}" for target in listed))
+
+
+@targets.command("show")
+@click.argument("name")
+@JSON
+def show_target(name: str, as_json: bool) -> None:
+    """Show every value of an accelerator (a name or a TOML file) with its source."""
+    target = nas.describe_target(name)
+    if as_json:
+        click.echo(json.dumps(target, indent=2))
+        return
+    click.echo(f"{target['name']}: {target['title']}\n{target['description']}\naccuracy: {target['accuracy']}")
+    for entry in target["values"]:
+        click.echo(f"{entry['key']} = {entry['value']}    # {entry['source']}")

@@ -1,0 +1,59 @@
+"""`nas cost`: what a network costs on a target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+import nas
+from nas.commands.options import JSON
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--target", required=True, help="Accelerator, or a TOML file.")
+@click.option("--input-size", type=int, help="Side of the square image in pixels; the model's own if not given.")
+@click.option("--precision", help="fp16, w8a8, w8a16, w4a8, ...; a searched network's own bits if not given.")
+@click.option("--from", "models", type=click.Path(path_type=Path), help="CSV of model,input_size,precision.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to FILE ('-': stdout).")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw roofline, waterline, efficiency gap.")
+@click.option("--compare", "others", multiple=True, metavar="MODEL", help="Show another network beside it.")
+@JSON
+def cost(
+    model: str | None, target: str, input_size: int | None, precision: str | None, models: Path | None,
+    csv_file: Path | None, plot_file: Path | None, others: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Predict what MODEL costs on a target, layer by layer: a timm model, or a folder that export wrote."""
+    if (model is None) == (models is None):
+        raise nas.UsageError("name one MODEL, or a CSV of many with --from")
+    to_stdout = str(csv_file) == "-"
+    if models is not None and (plot_file is not None or others):
+        raise nas.UsageError("--plot and --compare are for one MODEL, not for --from")
+    if models is not None and (input_size is not None or precision is not None):
+        raise nas.UsageError("--input-size and --precision are for one MODEL; with --from they are columns of the CSV")
+    if to_stdout and (models is not None or others):
+        raise nas.UsageError("--csv - prints the operations of one MODEL; with --from or --compare name a file")
+    if models is not None:
+        rows = nas.cost_many(models, target, csv_file)
+        click.echo(json.dumps(rows, indent=2) if as_json else nas.cost_lines(rows))
+        if failed := [row["model"] for row in rows if row["error"]]:
+            raise nas.NasError(
+                f"{len(failed)} of {len(rows)} models could not be costed, {failed[0]} first: see its row"
+            )
+        return
+    report = nas.cost_one(str(model), target, input_size, precision)
+    if csv_file is not None and not to_stdout:
+        nas.write_whole(csv_file, nas.ops_csv(report))
+    if plot_file is not None:
+        nas.plot_one(report, target, plot_file)
+    if others:
+        reports = [report, *(nas.cost_one(other, target, input_size, precision) for other in others)]
+        rows = [each.to_dict() for each in reports]
+        click.echo(json.dumps(rows, indent=2) if as_json else nas.comparison_text(reports))
+        return
+    if to_stdout and not as_json:
+        click.echo(nas.ops_csv(report), nl=False)
+        return
+    click.echo(report.to_json() if as_json else nas.report_text(report))

@@ -1,0 +1,87 @@
+"""The options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import nas
+
+Command = Callable[..., None]
+
+FOLDER = click.option(
+    "--dir", "folder", type=click.Path(path_type=Path), default=Path("nas_runs"), show_default=True,
+    help="Folder of all studies: nas.db, supernets, results.",
+)  # fmt: skip
+STORAGE = click.option("--storage", "url", help="SQLAlchemy URL of another database than DIR/nas.db.")
+STUDY = click.option("--study", "name", help="Name of the study; the newest if not given.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+QUIET = click.option("--quiet", is_flag=True, help="Say nothing but warnings on stderr.")
+
+
+def spec_options(command: Command) -> Command:
+    """The options that describe a study; each replaces an entry of its TOML."""
+    options = [
+        click.option("--config", default="quickstart", show_default=True, help="Shipped study, or a TOML file."),
+        click.option("--space", help="Search space (see `nas spaces`)."),
+        click.option("--preset", help="Preset of the space."),
+        click.option("--granularity", type=click.Choice(["stage", "block"]), help="One choice per stage or block."),
+        click.option("--mixers", help="Token mixers to offer, comma-separated."),
+        click.option("--data", help="'procedural', a folder of images, torch/cifar10, hfds/..., tfds/..."),
+        click.option("--train-steps", type=int, help="Optimizer steps of the supernet."),
+        click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any entry of the TOML."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+SPEC_ENTRIES = {
+    "space": "space.name",
+    "preset": "space.preset",
+    "granularity": "space.granularity",
+    "mixers": "space.mixers",
+    "data": "data.source",
+    "train_steps": "train.steps",
+    "targets": "search.targets",
+    "trials": "search.trials",
+    "sampler": "search.sampler",
+    "seed": "search.seed",
+    "objectives": "search.objectives",
+    "constraints": "search.constraints",
+}
+"""Parameter of a command -> the entry of the study's TOML that it replaces."""
+
+
+def spec_of(config: str, settings: tuple[str, ...], given: dict[str, Any]) -> tuple[str, nas.StudySpec]:
+    """(config name, spec): the TOML with every option that was given (a key of `SPEC_ENTRIES`) laid over it."""
+    name, spec = nas.load_spec(config)
+    entries = {SPEC_ENTRIES[key]: value for key, value in given.items() if value not in (None, ())}
+    if "space.mixers" in entries:
+        entries["space.mixers"] = words(entries["space.mixers"])
+    made = nas.override(spec, entries | dict(map(nas.parse_setting, settings)))
+    if spec.space.choices and not made.space.choices:
+        nas.describe_spaces(made.space.name, made.space.preset, made.space.granularity)  # first, that it exists
+        inherited = ", ".join(f"{gene} {list(values)}" for gene, values in spec.space.choices.items())
+        complain(f"{made.space.name}/{made.space.preset} is searched without the choices of {name}: {inherited}")
+    return name, made
+
+
+def words(text: str) -> list[str]:
+    """The entries of a comma-separated list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def complain(text: str) -> None:
+    """One line to stderr, under the program's name."""
+    click.echo(f"nas: {text}", err=True)
+
+
+def where_of(folder: Path, url: str | None) -> str:
+    """The options that lead a next command to the same storage."""
+    parts = [] if folder == Path("nas_runs") else [f"--dir {folder}"]
+    parts += [f"--storage {url}"] if url else []
+    return "".join(f" {part}" for part in parts)
