@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
 
 # Before torch or numpy are imported: results must not depend on the number of cores, and two test processes
 # with a thread pool each slow each other many times over.
@@ -12,8 +15,37 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
-from hypothesis import settings  # noqa: E402  (the environment comes first)
+import pytest  # noqa: E402  (the environment comes first)
+from hypothesis import settings  # noqa: E402
 
 # A time limit per example would measure the load of the machine; derandomize makes a failure repeat.
 settings.register_profile("repository", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repository")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--data", type=Path, help="folder of the published measurements that comparisons need")
+
+
+@pytest.fixture
+def published(request: pytest.FixtureRequest) -> Path:
+    """The folder given by --data; a test that needs it is skipped without."""
+    folder = request.config.getoption("--data")
+    if folder is None:
+        pytest.skip("compares with published measurements, which are not part of the project: give --data FOLDER")
+    return folder
+
+
+def _find_benchmarks() -> None:
+    """`import benchmarks` finds the studies of this tree, which are not installed, and them alone: with the root
+    on the path, tests would import the packages of the tree in place of the installed ones.
+    """
+    folder = Path(__file__).parents[1] / "benchmarks"
+    spec = importlib.util.spec_from_file_location(
+        "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
+
+
+_find_benchmarks()

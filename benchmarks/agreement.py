@@ -1,6 +1,6 @@
 """How well predicted latencies agree with published ones: the study behind every target's claim.
 
-Run: python -m nas.agreement --data FOLDER [--out studies/results]
+Run: python -m benchmarks.agreement --data FOLDER [--out studies/results]
 FOLDER holds `npu_published.csv` (columns device, precision, batch, timm_name, input_res, latency_ms, fps,
 metric_kind, runtime). A group is one device, precision and runtime with at least eight distinct timm models
 at batch 1.
@@ -11,26 +11,24 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import platform
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.facts import Finding, findings
+from benchmarks.facts import markdown as facts_table
+from benchmarks.provenance import provenance
 from hw_models import Target, Workload, estimate, load_target
 from hw_models.estimate import dram_seconds
 from nas.bits import put_precision
 from nas.cost import timm_workload
 from nas.errors import UsageError
-from nas.facts import Finding, findings
-from nas.facts import markdown as facts_table
 from nas.trace import TraceError
 
 DEVICE_TARGETS = {
@@ -247,16 +245,6 @@ def _fit(predicted: NDArray[Any], published: NDArray[Any]) -> tuple[float, float
     return (float(scale), float(offset)) if scale >= 0 and offset >= 0 else best
 
 
-def provenance(command: str) -> dict[str, str]:
-    """Where a result comes from: commit, date, machine, command."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    date = datetime.now(UTC).date().isoformat()
-    machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return {"commit": commit, "date": date, "machine": machine, "command": command}
-
-
 def markdown(
     results: Sequence[Agreement],
     benchmarks: Sequence[Agreement],
@@ -310,7 +298,7 @@ def summary(results: Sequence[Agreement]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m nas.agreement", description="Compare predicted with published latencies"
+        prog="python -m benchmarks.agreement", description="Compare predicted with published latencies"
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of npu_published.csv")
     parser.add_argument("--out", type=Path, default=Path("studies/results"), help="where agreement.json and .md go")
@@ -336,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             benchmarks.append(item)
             print(f"{item.rho:.3f} (macs {item.rho_macs:.3f})  {item.device}", file=sys.stderr)
     found = [] if options.no_facts else findings()
-    meta = provenance("python -m nas.agreement --data <folder of npu_published.csv>")
+    meta = provenance() | {"command": "python -m benchmarks.agreement --data FOLDER"}
     options.out.mkdir(parents=True, exist_ok=True)
     record = {"_meta": meta, "summary": summary(results), "groups": [asdict(item) for item in results]}
     record["benchmarks"] = [asdict(item) for item in benchmarks]

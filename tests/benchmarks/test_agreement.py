@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.agreement import DEVICE_TARGETS, cross_validated, main, read_benchmark, read_groups, spearman, target_of
+from benchmarks.facts import FACTS, findings, markdown
 from hw_models import list_targets, load_target
-from nas.agreement import DEVICE_TARGETS, cross_validated, main, read_benchmark, read_groups, spearman, target_of
 from nas.cost import cost_model
 from nas.errors import UsageError
-from nas.facts import FACTS, findings, markdown
 
 MODELS = (
     "resnet10t",
@@ -47,7 +47,7 @@ def table(tmp_path: Path) -> Path:
 def test_study_is_written_with_its_provenance(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(table), "--out", str(tmp_path / "out"), "--no-facts"]) == 0
     record = json.loads((tmp_path / "out" / "agreement.json").read_text())
-    assert set(record["_meta"]) == {"commit", "date", "machine", "command"}
+    assert set(record["_meta"]) == {"commit", "date", "machine", "versions", "command"}
     (group,) = record["groups"]
     assert (group["target"], group["models"], group["left_out"]) == ("hailo8", 8, [])
     assert group["rho"] == pytest.approx(1.0)
