@@ -2,6 +2,7 @@
 
 from hw_models.estimate import CostReport, PartCost, combine, estimate, estimate_part
 from hw_models.legality import Infeasible
+from hw_models.measurements import Measurement, MeasurementError, list_packs, load_pack, read_measurements
 from hw_models.target import Target
 from hw_models.target_file import TargetError, list_targets, load_target
 from hw_models.workload import Op, Tensor, Window, Workload, WorkloadError
@@ -9,6 +10,8 @@ from hw_models.workload import Op, Tensor, Window, Workload, WorkloadError
 __all__ = [
     "CostReport",
     "Infeasible",
+    "Measurement",
+    "MeasurementError",
     "Op",
     "PartCost",
     "Target",
@@ -20,6 +23,9 @@ __all__ = [
     "combine",
     "estimate",
     "estimate_part",
+    "list_packs",
     "list_targets",
+    "load_pack",
     "load_target",
+    "read_measurements",
 ]

@@ -211,10 +211,7 @@ def timm_workload(name: str, input_size: int | None = None, batch: int = 1, repa
 def _timm_model(name: str, input_size: int | None, device: str) -> nn.Module:
     import timm
 
-    if not _is_timm(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see timm.list_models()"
-        raise UsageError(f"{name!r} is neither a folder nor a timm model; {hint}")
+    check_timm_name(name)
     with torch.device(device):
         if input_size is not None:
             try:
@@ -224,6 +221,16 @@ def _timm_model(name: str, input_size: int | None, device: str) -> nn.Module:
             except (ValueError, AssertionError, RuntimeError) as error:
                 raise UsageError(f"{name} cannot be built at input size {input_size}: {error}") from error
         return timm.create_model(name).eval()
+
+
+def check_timm_name(name: str) -> None:
+    """Raises UsageError, with the nearest name, when timm has no such model."""
+    import timm
+
+    if not _is_timm(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see timm.list_models()"
+        raise UsageError(f"{name!r} is neither a folder nor a timm model; {hint}")
 
 
 def _is_timm(name: str) -> bool:
