@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import ceil
 from typing import Any
 
 from hw_models.fusion import Group, fuse
+from hw_models.kernel import kernel_of
 from hw_models.legality import Infeasible, illegal_ops, memory_violations, worst_of
 from hw_models.memory import Placement, group_traffic, place
 from hw_models.npu import matrix_precision, matrix_seconds, vector_elements, vector_seconds
@@ -28,6 +29,8 @@ class GroupCost:
 
     matrix_s and vector_s also overlap: the vector unit works on what the array has finished.
     energy_j leaves out dram and static power, which depend on whether weights are streamed.
+    family, gemm, taps, elements, integer, weight_bits, activation_bits: what kind of kernel it is, as
+    `hw_models.kernel.Kernel` says.
     """
 
     name: str
@@ -43,6 +46,13 @@ class GroupCost:
     dram_weight_bytes: float
     onchip_bytes: float
     energy_j: float
+    family: str
+    gemm: tuple[int, int, int, int] | None
+    taps: int
+    elements: int
+    integer: bool
+    weight_bits: int
+    activation_bits: int
 
     def dram_bytes(self, streamed: float) -> float:
         """streamed: share of the weights that come from dram, 0 to 1."""
@@ -313,6 +323,7 @@ def _group_cost(workload: Workload, group: Group, placement: Placement, target: 
         dram_weight_bytes=traffic.dram_weight_bytes,
         onchip_bytes=traffic.onchip_bytes,
         energy_j=energy_j + traffic.onchip_bytes * target.energy.onchip_byte_j,
+        **asdict(kernel_of(workload, first)),
     )
 
 

@@ -1,0 +1,140 @@
+"""A cost taken apart by kernel family: the seconds that a calibration scales, and what describes each kernel.
+
+The time of a fused group belongs to one column: to memory when its transfers decide it, else to the family of its
+kernel, in the number format it computes in. Launches and the start of a network have columns of their own. The
+columns of a network add up to its predicted latency, so that factors of 1 are the cost model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log2
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.estimate import GroupCost, PartCost, dram_seconds, network_overhead_s, streamed_share
+from hw_models.target import Target
+
+FAMILIES = ("dense", "pointwise", "depthwise", "attention", "norm", "elementwise", "movement")
+"""Families of kernels: convolutions wider than 1x1; 1x1 convolutions and linear layers; one input channel per
+group; products of two activations and softmax; normalization; other arithmetic, pooling, resizing; copies."""
+
+FORMATS = ("float", "int")
+
+COLUMNS = (*(f"{family}/{kind}" for kind in FORMATS for family in (*FAMILIES, "dram")), "launch", "network")
+"""Where time can go."""
+
+LAUNCH, NETWORK = COLUMNS.index("launch"), COLUMNS.index("network")
+
+FEATURES = (
+    *FAMILIES,
+    "bound by dram",
+    "integer",
+    "log2 positions",
+    "log2 output channels",
+    "log2 reduction",
+    "log2 taps",
+    "log2 elements",
+    "log2 macs per byte",
+    "log2 seconds",
+    "vector share",
+    "dram share",
+    "weight bits",
+    "activation bits",
+)
+"""What a residual model knows of a kernel, each of the order of 1."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Pieces of time: fused groups, launches, network starts.
+
+    column: [units] index into COLUMNS. seconds: [units] as the cost model has it. features: [units, FEATURES], zeros
+    for launches and starts. names: of the kernels, "" for the others.
+    """
+
+    column: NDArray[np.intp]
+    seconds: NDArray[np.float64]
+    features: NDArray[np.float64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def by_column(self) -> NDArray[np.float64]:
+        """[COLUMNS] seconds."""
+        return np.bincount(self.column, weights=self.seconds, minlength=len(COLUMNS))
+
+
+def network_units(parts: Sequence[PartCost], target: Target) -> Units:
+    """A whole network from its parts in order of execution; seconds add up to the latency of `combine`."""
+    share = streamed_share(sum(part.weight_bytes for part in parts), target)
+    host_bytes = (parts[0].input_bytes + parts[-1].output_bytes) if parts else 0
+    units = [part_units(part, share) for part in parts]
+    return join_units([*units, _plain(NETWORK, network_overhead_s(host_bytes, target))])
+
+
+def block_units(part: PartCost) -> Units:
+    """A block measured by itself: as a network of one part."""
+    return network_units([part], part.target)
+
+
+def part_units(part: PartCost, share: float) -> Units:
+    """A part of a network, a share of whose weights is streamed, launches included."""
+    rows = [_unit(group, part.target, share) for group in part.groups]
+    kernels = Units(
+        np.array([column for column, _, _ in rows], dtype=np.intp),
+        np.array([seconds for _, seconds, _ in rows]),
+        np.array([features for _, _, features in rows]).reshape(len(rows), len(FEATURES)),
+        tuple(group.name for group in part.groups),
+    )
+    return join_units([kernels, _plain(LAUNCH, sum(group.launch_s for group in part.groups))])
+
+
+def join_units(pieces: Sequence[Units]) -> Units:
+    return Units(
+        np.concatenate([piece.column for piece in pieces]),
+        np.concatenate([piece.seconds for piece in pieces]),
+        np.concatenate([piece.features for piece in pieces]),
+        tuple(name for piece in pieces for name in piece.names),
+    )
+
+
+def _plain(column: int, seconds: float) -> Units:
+    return Units(np.array([column]), np.array([seconds]), np.zeros((1, len(FEATURES))), ("",))
+
+
+def _unit(group: GroupCost, target: Target, share: float) -> tuple[int, float, list[float]]:
+    """(column, seconds without the launch, features). A partly streamed group counts as what bounds its mixture."""
+    compute_s = max(group.matrix_s, group.vector_s, group.onchip_s)
+    resident_s, streamed_s = (dram_seconds(group.dram_bytes(end), target) for end in (0.0, 1.0))
+    seconds = (1 - share) * max(compute_s, resident_s) + share * max(compute_s, streamed_s)
+    dram_s = (1 - share) * resident_s + share * streamed_s
+    by_dram = dram_s > compute_s
+    kind = "int" if group.integer else "float"
+    column = COLUMNS.index(f"{'dram' if by_dram else group.family}/{kind}")
+    return column, seconds, _features(group, seconds, dram_s, group.dram_bytes(share), by_dram)
+
+
+def _features(group: GroupCost, seconds: float, dram_s: float, dram_bytes: float, by_dram: bool) -> list[float]:
+    _, m, n, k = group.gemm or (1, 1, 1, 1)
+    moved = max(group.onchip_bytes + dram_bytes, 1.0)
+    least = 1e-9
+    return [
+        *(float(group.family == family) for family in FAMILIES),
+        float(by_dram),
+        float(group.integer),
+        log2(m) / 8,
+        log2(n) / 8,
+        log2(k) / 8,
+        log2(group.taps) / 4,
+        log2(max(group.elements, 1)) / 16,
+        log2(1 + group.macs / moved) / 8,
+        log2(max(seconds, least) / 1e-5) / 8,
+        group.vector_s / max(seconds, group.vector_s, least),
+        dram_s / max(seconds, dram_s, least),
+        group.weight_bits / 8,
+        group.activation_bits / 8,
+    ]

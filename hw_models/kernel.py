@@ -1,0 +1,52 @@
+"""What kind of kernel a fused group is, told from the op it is named after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from hw_models.workload import MATRIX_KINDS, Op, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """family: a key of `hw_models.families.FAMILIES`. gemm: as in `Op`. taps: of the window, 1 without one.
+
+    elements: of the first output. integer: whether it computes in integers. weight_bits: of the widest constant
+    operand but accumulators, 0 without one; activation_bits: of the widest operand that is not constant.
+    """
+
+    family: str
+    gemm: tuple[int, int, int, int] | None
+    taps: int
+    elements: int
+    integer: bool
+    weight_bits: int
+    activation_bits: int
+
+
+def kernel_of(workload: Workload, op: Op) -> Kernel:
+    tensors = workload.tensors
+    moving = [tensors[index] for index in (*op.inputs, *op.outputs)]
+    stored = [tensors[index].bits for index in op.weights if tensors[index].dtype != "int32"]
+    return Kernel(
+        family=_family(op),
+        gemm=op.gemm,
+        taps=prod(op.window.kernel) if op.window is not None else 1,
+        elements=tensors[op.outputs[0]].elements,
+        integer=all(tensor.dtype.startswith("int") for tensor in moving),
+        weight_bits=max(stored, default=0),
+        activation_bits=max(tensor.bits for tensor in moving),
+    )
+
+
+def _family(op: Op) -> str:
+    if op.kind in ("matmul", "softmax"):
+        return "attention"
+    if op.is_depthwise:
+        return "depthwise"
+    if op.kind in MATRIX_KINDS:
+        return "dense" if op.window is not None and prod(op.window.kernel) > 1 else "pointwise"
+    if op.kind == "norm":
+        return "norm"
+    return "movement" if op.kind in ("transpose", "copy", "gather") else "elementwise"
