@@ -65,7 +65,7 @@ class Units:
 
     def by_column(self) -> NDArray[np.float64]:
         """[COLUMNS] seconds."""
-        return np.bincount(self.column, weights=self.seconds, minlength=len(COLUMNS))
+        return np.bincount(self.column, self.seconds, len(COLUMNS)).astype(np.float64)
 
 
 def network_units(parts: Sequence[PartCost], target: Target) -> Units:
