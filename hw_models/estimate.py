@@ -296,7 +296,7 @@ def _group_cost(workload: Workload, group: Group, placement: Placement, target: 
         if position in group.folded:
             continue
         if op.kind in MATRIX_KINDS:
-            precision = matrix_precision(workload, op)
+            precision = matrix_precision(workload, op, target.matrix.rates)
             matrix_s += matrix_seconds(op, target.matrix, precision)
             rate = target.matrix.rates.get(precision, min(target.matrix.rates.values()))
             ideal_s += op.macs / (target.matrix.peak_macs_per_s * rate)

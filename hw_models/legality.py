@@ -8,8 +8,8 @@ from math import prod
 from typing import Any
 
 from hw_models.npu import matrix_precision
-from hw_models.target import Target
-from hw_models.workload import MATRIX_KINDS, Op, Workload
+from hw_models.target import Legality, Target
+from hw_models.workload import MATRIX_KINDS, Op, Window, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,38 +76,71 @@ def memory_violations(
 
 def _op_violations(workload: Workload, op: Op, target: Target) -> Iterator[Infeasible]:
     legality = target.legality
-    for word in (op.kind, op.function):
+    for word in (op.kind, op.function, f"{op.kind}.{op.function}"):
         if word and word in legality.unsupported:
             yield Infeasible(f"{word} is not supported at {op.name}", 1, 0, "uses")
     if op.kind in MATRIX_KINDS:
-        precision = matrix_precision(workload, op)
+        precision = matrix_precision(workload, op, target.matrix.rates)
         if precision not in target.matrix.rates:
             known = ", ".join(target.matrix.rates)
             yield Infeasible(f"precision {precision} is not among {known} at {op.name}", 1, 0, "uses")
+    if op.kind in ("softmax", "norm", "reduce"):
+        yield from _at_most(f"elements that {op.kind} combines", op, op.extent, legality.max_extent, "elements")
+    if op.function == "concat":
+        yield from _concat_violations(workload, op, legality.concat_alignment)
     if op.window is None:
         return
-    if op.kind == "conv" and op.window.kernel == op.window.stride:
-        return  # patches do not overlap: a linear layer on rearranged pixels
-    side = max(op.window.kernel)
-    if side > legality.max_kernel:
-        yield Infeasible(f"kernel of {op.kind} at {op.name}", side, legality.max_kernel, "pixels")
-    if max(op.window.stride) > legality.max_stride:
-        yield Infeasible(f"stride of {op.kind} at {op.name}", max(op.window.stride), legality.max_stride, "pixels")
-    if max(op.window.dilation) > legality.max_dilation:
-        yield Infeasible(f"dilation at {op.name}", max(op.window.dilation), legality.max_dilation, "pixels")
-    if op.kind == "conv" and op.window.groups > 1:
-        yield from _group_violations(op, target)
+    if op.kind == "pool":
+        yield from _at_most("pooling window", op, max(op.window.kernel), legality.max_pool_kernel, "pixels")
+    elif op.window.kernel != op.window.stride:
+        # Patches that do not overlap are a linear layer on rearranged pixels, and have no window to speak of.
+        yield from _window_violations(op, op.window, legality)
 
 
-def _group_violations(op: Op, target: Target) -> Iterator[Infeasible]:
-    assert op.window is not None
+def _at_most(what: str, op: Op, value: float, bound: float, unit: str) -> Iterator[Infeasible]:
+    if value > bound:
+        yield Infeasible(f"{what} at {op.name}", value, bound, unit)
+
+
+def _window_violations(op: Op, window: Window, legality: Legality) -> Iterator[Infeasible]:
+    side, stride, dilation = max(window.kernel), max(window.stride), max(window.dilation)
+    yield from _at_most("kernel of convolution", op, side, legality.max_kernel, "pixels")
+    yield from _at_most("stride of convolution", op, stride, legality.max_stride, "pixels")
+    yield from _at_most("dilation", op, dilation, legality.max_dilation, "pixels")
+    if stride > 1:
+        yield from _at_most("kernel of strided convolution", op, side, legality.max_strided_kernel, "pixels")
+        if dilation > 1 and not legality.strided_dilation:
+            yield Infeasible(f"stride and dilation together are not supported at {op.name}", 1, 0, "uses")
+    if window.groups == 1:
+        yield from _sides_violations("dense kernel", op, window, legality.conv_kernels)
+    elif op.is_depthwise:
+        yield from _sides_violations("depthwise kernel", op, window, legality.depthwise_kernels)
+    else:
+        yield from _group_violations(op, window, legality)
+
+
+def _sides_violations(what: str, op: Op, window: Window, allowed: tuple[int, ...]) -> Iterator[Infeasible]:
+    for side in sorted(set(window.kernel) - {1}):
+        if allowed and side not in allowed:
+            bound = max((known for known in allowed if known <= side), default=0)
+            yield Infeasible(f"{what} at {op.name}", side, bound, "pixels")
+
+
+def _group_violations(op: Op, window: Window, legality: Legality) -> Iterator[Infeasible]:
     assert op.gemm is not None
-    allowed = target.legality.depthwise_kernels
-    if op.is_depthwise:
-        for side in sorted(set(op.window.kernel) - {1}):
-            if allowed and side not in allowed:
-                bound = max((known for known in allowed if known <= side), default=0)
-                yield Infeasible(f"depthwise kernel at {op.name}", side, bound, "pixels")
-    elif target.legality.groups == "depthwise":
-        channels = op.gemm[3] // prod(op.window.kernel)
+    if legality.groups == "depthwise":
+        channels = op.gemm[3] // prod(window.kernel)
         yield Infeasible(f"channels per group at {op.name}", channels, 1, "channels")
+    yield from _at_most("groups of convolution", op, window.groups, legality.max_groups, "groups")
+
+
+def _concat_violations(workload: Workload, op: Op, alignment: int) -> Iterator[Infeasible]:
+    """Channels are the second of four axes, else the last (see `Tensor`)."""
+    out = workload.tensors[op.outputs[0]].shape
+    axis = 1 if len(out) == 4 else len(out) - 1
+    for index in (*op.inputs, *op.weights):
+        shape = workload.tensors[index].shape
+        along = len(shape) == len(out) and shape[axis] != out[axis]
+        if along and shape[axis] % alignment:
+            multiple = shape[axis] // alignment * alignment
+            yield Infeasible(f"channels of a concatenated tensor at {op.name}", shape[axis], multiple, "channels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil, prod
 
@@ -28,8 +29,11 @@ def systolic_cycles(m: int, n: int, k: int, rows: int, columns: int, dataflow: s
     raise ValueError(f"unknown dataflow {dataflow!r}; known: weight_stationary, output_stationary, input_stationary")
 
 
-def matrix_precision(workload: Workload, op: Op) -> str:
-    """What the multipliers see: "w4a8", "fp16", ... The narrower of two activations is the weight."""
+def matrix_precision(workload: Workload, op: Op, rates: Mapping[str, float]) -> str:
+    """What the multipliers see: "w4a8", "fp16", ... The narrower of two activations is the weight.
+
+    Two activations of different widths on a device that takes only equal ones: both at the greater width.
+    """
     operands = [workload.tensors[index] for index in (*op.inputs, *op.weights)]
     matrices = [tensor for tensor in operands if tensor.dtype != "int32"]
     dtypes = {tensor.dtype for tensor in matrices}
@@ -39,7 +43,8 @@ def matrix_precision(workload: Workload, op: Op) -> str:
     moving = [workload.tensors[index].bits for index in op.inputs]
     if stored:
         return f"w{max(stored)}a{max(moving)}"
-    return f"w{min(moving)}a{max(moving)}"
+    mixed, equal = f"w{min(moving)}a{max(moving)}", f"w{max(moving)}a{max(moving)}"
+    return equal if mixed not in rates and equal in rates else mixed
 
 
 def matrix_seconds(op: Op, engine: MatrixEngine, precision: str) -> float:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ABSENT = "absent"
+"""What stands for the value of an entry that a target file declares absent, such as a precision."""
+
 DATAFLOWS = ("weight_stationary", "output_stationary", "input_stationary")
 
 
@@ -141,22 +144,37 @@ class Overhead:
 
 @dataclass(frozen=True)
 class Legality:
-    """What the device can run at all. unsupported: op kinds or functions it cannot; groups: "any", or
-    "depthwise" when a convolution has one group or as many as input channels. depthwise_kernels: sides
-    allowed; empty for any side.
+    """What the device can run at all; what it cannot is said, and costed as if it could.
+
+    conv_kernels, depthwise_kernels: sides that dense and depthwise convolution may have; empty for any up to
+        max_kernel. max_strided_kernel: largest side of a convolution whose stride is not 1.
+    max_pool_kernel: largest side of a pooling window.
+    strided_dilation: whether one convolution may have both a stride and a dilation.
+    groups: "any", or "depthwise" when a convolution has one group or as many as input channels. max_groups:
+        most groups of one that is not depthwise.
+    concat_alignment: the channels of every operand of a concatenation along channels are a multiple of this.
+    max_extent: most elements that softmax, a norm or a reduction combines.
+    unsupported: op kinds ("norm"), functions ("gelu") or both ("pool.max") that the device lacks.
     """
 
     max_kernel: int = _value(low=1, high=1e4)
+    conv_kernels: tuple[int, ...] = _value(low=1, high=1e4)
     depthwise_kernels: tuple[int, ...] = _value(low=1, high=1e4)
+    max_strided_kernel: int = _value(low=1, high=1e4)
+    max_pool_kernel: int = _value(low=1, high=1e4)
     max_stride: int = _value(low=1, high=1e4)
     max_dilation: int = _value(low=1, high=1e4)
+    strided_dilation: bool = _value()
     groups: str = _value(choices=("any", "depthwise"))
+    max_groups: int = _value(low=1, high=1e6)
+    concat_alignment: int = _value(low=1, high=1e4)
+    max_extent: int = _value(low=1, high=1e12)
     unsupported: tuple[str, ...] = _value()
 
 
 @dataclass(frozen=True)
 class Target:
-    """A device. sources: "section.key" -> where that value comes from."""
+    """A device. sources: "section.key" -> where that value comes from, or why the device lacks it (`ABSENT`)."""
 
     name: str
     title: str

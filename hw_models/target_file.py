@@ -3,7 +3,8 @@
 Every value in a file is a table `{ value = ..., source = "..." }`. A value that no document gives is an
 estimate, and its source then begins with "estimated" and says why. All values are in SI base units. A file
 may say `like = "another target"` and give only what differs; everything else, sources included, is then that
-target's.
+target's. What the other target has and this one lacks, a precision for instance, is taken out again by
+`w8a16 = { absent = true, source = "..." }`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,15 @@ def parse_target(data: Mapping[str, Any], name: str, file: str = "") -> Target:
     }
     target = Target(name=name, **texts, **sections, sources=sources)
     _check_tables(where, target)
-    return target
+    return _without_idle_energies(target)
+
+
+def _without_idle_energies(target: Target) -> Target:
+    """Energies only of the precisions that the device has: an inherited one goes with its rate."""
+    idle = target.energy.mac_j.keys() - target.matrix.rates.keys()
+    mac_j = {precision: value for precision, value in target.energy.mac_j.items() if precision not in idle}
+    sources = {key: source for key, source in target.sources.items() if key.removeprefix("energy.mac_j.") not in idle}
+    return replace(target, energy=replace(target.energy, mac_j=mac_j), sources=sources)
 
 
 def _parse_section(where: str, section: str, kind: type, table: Any, sources: dict[str, str]) -> Any:
@@ -147,22 +156,41 @@ def _parse_section(where: str, section: str, kind: type, table: Any, sources: di
         if str(entry.type).startswith("Mapping"):
             if not isinstance(raw, Mapping) or not raw:
                 raise TargetError(f"{where}: {key} must be a table with at least one entry, but is {raw!r}")
-            values[entry.name] = {
-                item: _parse_value(where, f"{key}.{item}", "float", entry.metadata, value, sources)
-                for item, value in raw.items()
-            }
+            values[entry.name] = _parse_table(where, key, entry.metadata, raw, sources)
         else:
             values[entry.name] = _parse_value(where, key, str(entry.type), entry.metadata, raw, sources)
     return kind(**values)
+
+
+def _parse_table(
+    where: str, key: str, bounds: Mapping[str, Any], table: Mapping[str, Any], sources: dict[str, str]
+) -> dict[str, float]:
+    """The entries of a table, without those that are declared absent, whose sources are kept."""
+    entries = {}
+    for item, raw in table.items():
+        if isinstance(raw, Mapping) and "absent" in raw:
+            _check_keys(where, f"{key}.{item}", raw, ("absent", "source"))
+            if raw["absent"] is not True:
+                raise TargetError(f"{where}: {key}.{item}.absent can only be true; an entry that is there has a value")
+            _keep_source(where, f"{key}.{item}", raw, sources)
+        else:
+            entries[item] = _parse_value(where, f"{key}.{item}", "float", bounds, raw, sources)
+    if not entries:
+        raise TargetError(f"{where}: every entry of {key} is absent; give at least one value")
+    return entries
+
+
+def _keep_source(where: str, key: str, raw: Mapping[str, Any], sources: dict[str, str]) -> None:
+    if not isinstance(raw["source"], str) or not raw["source"].strip():
+        raise TargetError(f"{where}: {key} needs a source: a document, or 'estimated: ' and the reason")
+    sources[key] = raw["source"].strip()
 
 
 def _parse_value(where: str, key: str, kind: str, bounds: Mapping[str, Any], raw: Any, sources: dict[str, str]) -> Any:
     if not isinstance(raw, Mapping):
         raise TargetError(f'{where}: {key} must be written {{ value = {raw!r}, source = "where it comes from" }}')
     _check_keys(where, key, raw, ("value", "source"))
-    if not isinstance(raw["source"], str) or not raw["source"].strip():
-        raise TargetError(f"{where}: {key} needs a source: a document, or 'estimated: ' and the reason")
-    sources[key] = raw["source"].strip()
+    _keep_source(where, key, raw, sources)
     value = raw["value"]
     if kind.startswith("tuple"):
         if not isinstance(value, list):

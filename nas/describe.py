@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import asdict
-from functools import reduce
 from importlib import metadata
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +43,18 @@ def describe_target(name_or_path: str) -> dict[str, Any]:
     content = asdict(target)
     values = []
     for key, source in target.sources.items():
-        value = reduce(getitem, key.split("."), content)
-        values.append({"key": key, "value": value, "source": source})
+        values.append({"key": key, "value": _value_at(content, key), "source": source})
     prose = {key: content[key] for key in ("name", "title", "description", "accuracy")}
     return {**prose, "values": values}
+
+
+def _value_at(content: dict[str, Any], key: str) -> Any:
+    """The value of "section.key"; ABSENT for an entry that the target declares to lack."""
+    from hw_models.target import ABSENT
+
+    section, name, *entry = key.split(".", 2)
+    value = content[section][name]
+    return value.get(entry[0], ABSENT) if entry else value
 
 
 def describe_studies(folder: Path, url: str | None) -> dict[str, list[dict[str, Any]]]:

@@ -151,3 +151,74 @@ def test_like_nothing_known_and_unknown_keys_are_refused(tables: dict[str, Any])
         parse_target({"like": "npu_39tops", "title": "x"}, "mine")
     with pytest.raises(TargetError, match=r"unknown key matrix\.core; did you mean matrix\.cores"):
         parse_target({"like": "npu_40tops", "title": "x", "matrix": {"core": {"value": 1, "source": "x"}}}, "mine")
+
+
+NARROW = """
+like = "npu_40tops"
+title = "int8 only"
+[matrix.rates]
+w8a16 = { absent = true, source = "8-bit integers only (data sheet)" }
+"""
+
+
+def test_an_inherited_precision_is_taken_out_with_a_source() -> None:
+    base, target = load_target("npu_40tops"), parse_target(tomllib.loads(NARROW), "narrow")
+    assert target.matrix.rates.keys() == base.matrix.rates.keys() - {"w8a16"}
+    assert target.energy.mac_j.keys() == target.matrix.rates.keys()
+    assert target.sources["matrix.rates.w8a16"] == "8-bit integers only (data sheet)"
+    assert "energy.mac_j.w8a16" not in target.sources
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"absent": True}, r"missing key matrix\.rates\.w8a16\.source"),
+        ({"absent": True, "source": " "}, r"matrix\.rates\.w8a16 needs a source"),
+        ({"absent": False, "source": "x"}, r"w8a16\.absent can only be true"),
+        ({"absent": True, "value": 1.0, "source": "x"}, r"unknown key matrix\.rates\.w8a16\.value"),
+    ],
+)
+def test_an_absence_without_reason_is_refused(entry: dict[str, Any], message: str) -> None:
+    data = tomllib.loads(NARROW)
+    data["matrix"]["rates"]["w8a16"] = entry
+    with pytest.raises(TargetError, match=message):
+        parse_target(data, "mine")
+
+
+def test_only_entries_of_tables_can_be_absent(tables: dict[str, Any]) -> None:
+    gone = {"absent": True, "source": "test of the loader"}
+    tables["matrix"]["cores"] = gone
+    with pytest.raises(TargetError, match=r"unknown key matrix\.cores\.absent"):
+        parse_target(tables, "mine")
+
+
+def test_a_table_keeps_at_least_one_entry(tables: dict[str, Any]) -> None:
+    tables["matrix"]["rates"] = {"w8a8": {"absent": True, "source": "test of the loader"}}
+    with pytest.raises(TargetError, match=r"every entry of matrix\.rates is absent"):
+        parse_target(tables, "mine")
+
+
+# What each device computes in: a statement of its own beside the files, so that an inherited rate cannot creep in.
+PRECISIONS = {
+    "apple_a14": "fp16 w8a16 w4a16",
+    "ax630c": "w8a8 w8a16 w16a16",
+    "ax650n": "w8a8 w8a16 w16a16",
+    "coral_dev_board": "w8a8",
+    "coral_usb": "w8a8",
+    "ethos_u85_2048": "w8a8 w8a16 w16a16",
+    "hailo10h": "w8a8 w4a8 w16a16",
+    "hailo8": "w8a8 w4a8 w16a16",
+    "hailo8l": "w8a8 w4a8 w16a16",
+    "i9_10940x": "w8a8 fp16 fp32",
+    "jetson_agx_orin": "w8a8 fp16 fp32",
+    "mcu_320kb": "w8a8 w4a8 w8a16",
+    "rk3588": "w8a8 w16a16 fp16",
+    "rtx_4090": "w8a8 fp16 fp32",
+    "sl1680": "w8a8 w16a16 fp16",
+}
+EVERY_PRECISION = "w8a8 w4a8 w8a16 w4a16 w16a16 fp16"
+
+
+@pytest.mark.parametrize("name", list_targets())
+def test_a_device_computes_in_its_own_precisions(name: str) -> None:
+    assert set(load_target(name).matrix.rates) == set(PRECISIONS.get(name, EVERY_PRECISION).split())
