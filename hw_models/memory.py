@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import TYPE_CHECKING
 
 from hw_models.fusion import Group
 from hw_models.target import Memory
 from hw_models.workload import MATRIX_KINDS, Workload
+
+if TYPE_CHECKING:
+    from hw_models.block_fusion import Loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def place(
     image, a result); otherwise they are boundary tensors like those between segments.
     """
     size = [tensor.size_bytes for tensor in workload.tensors]
-    alive = _alive_steps(workload, groups)
+    alive = alive_steps(workload, groups)
     peak = max(
         (
             sum(size[index] for index in step)
@@ -75,7 +79,7 @@ def place(
     return Placement(frozenset(onchip), peak)
 
 
-def _alive_steps(workload: Workload, groups: Sequence[Group]) -> list[set[int]]:
+def alive_steps(workload: Workload, groups: Sequence[Group]) -> list[set[int]]:
     """Activations alive while each group runs: its inputs, its outputs, and what later groups still read."""
     last_use = dict.fromkeys(workload.outputs, len(groups))
     for step, group in enumerate(groups):
@@ -113,12 +117,17 @@ def _largest_fitting(steps: list[set[int]], kept: set[int], size: Sequence[int],
     return {index for index in inner if size[index] <= limit}
 
 
-def group_traffic(workload: Workload, group: Group, placement: Placement, memory: Memory, passes: int) -> Traffic:
-    """Bytes a group moves. passes: how often the array reads its input from on-chip memory.
+def group_traffic(
+    workload: Workload, group: Group, placement: Placement, memory: Memory, passes: int, loop: Loop | None = None
+) -> Traffic:
+    """Bytes a group moves. passes: how often the array reads its input from on-chip memory. loop: the block-fused
+    chain it runs in.
 
     When the spilled operand of a matrix op and its weights both exceed their buffers, they are tiled so that
     fewer bytes move: the operand is read once per buffer of weights, or the weights once per buffer of it.
     """
+    if loop is not None:
+        return _loop_traffic(workload, group, placement, memory, passes, loop)
     tensors = workload.tensors
     reads = _read_bytes(workload, group)
     operands = {
@@ -140,9 +149,36 @@ def group_traffic(workload: Workload, group: Group, placement: Placement, memory
     written = sum(tensors[index].size_bytes for index in group.outputs)
     return Traffic(
         dram_activation_bytes=_bursts(streamed * operand_rounds + once, memory) + _bursts(spilled_out, memory),
-        dram_weight_bytes=_bursts(weights * weight_rounds, memory),
+        dram_weight_bytes=_bursts(packed_bytes(workload, group.weights, memory) * weight_rounds, memory),
         onchip_bytes=float(sum(reads.values()) * passes + written + weights * weight_rounds),
     )
+
+
+def _loop_traffic(
+    workload: Workload, group: Group, placement: Placement, memory: Memory, passes: int, loop: Loop
+) -> Traffic:
+    """As `group_traffic` for a group of a chain that runs stripe by stripe; its weights reach the array anew for every
+    stripe, from their buffer or, when that is too small, from dram.
+    """
+    size = {index: workload.tensors[index].size_bytes for index in (*group.outputs, *group.weights)}
+    onchip = placement.onchip | loop.inside
+    reads = {index: count * loop.factor.get(index, 1.0) for index, count in _read_bytes(workload, group).items()}
+    made = sum(size[index] * loop.factor[index] for index in group.outputs)
+    packed = packed_bytes(workload, group.weights, memory)
+    return Traffic(
+        dram_activation_bytes=_bursts(sum(count for index, count in reads.items() if index not in onchip), memory)
+        + _bursts(sum(size[index] for index in group.outputs if index not in onchip), memory),
+        dram_weight_bytes=_bursts(packed * (loop.stripes if loop.reread else 1), memory),
+        onchip_bytes=float(
+            sum(reads.values()) * passes + made + sum(size[index] for index in group.weights) * loop.stripes
+        ),
+    )
+
+
+def packed_bytes(workload: Workload, weights: Sequence[int], memory: Memory) -> float:
+    """Bytes of some weights as they cross to the chip."""
+    tensors = [workload.tensors[index] for index in weights]
+    return sum(tensor.size_bytes * memory.weight_compression.get(tensor.dtype, 1.0) for tensor in tensors)
 
 
 def _read_bytes(workload: Workload, group: Group) -> dict[int, int]:

@@ -93,6 +93,8 @@ class Memory:
     resident_weight_bytes: on-chip bytes that may hold weights from one inference to the next; 0 when weights
         are always streamed. residency: "whole" when a network that does not fit is streamed entirely,
         "partial" when only the excess is. spill: whether activations may go to dram.
+    weight_compression: number format ("int8") -> bytes moved from dram for a byte of such weights, which are unpacked
+        on the way in; 1 for all others.
     """
 
     onchip_bytes: int = _value(low=1, high=1e12)
@@ -106,6 +108,7 @@ class Memory:
     dram_efficiency: float = _value(above=0, high=1)
     dram_burst_bytes: int = _value(low=1, high=1e5)
     spill: bool = _value()
+    weight_compression: Mapping[str, float] = _table(above=0, high=1)
 
     @property
     def activation_bytes(self) -> float:
@@ -134,12 +137,15 @@ class Overhead:
 
     fusion: "pointwise" when the compiler joins pointwise ops to the op before them, "none" when every op is a
         launch.
+    block_fusion: whether chains of groups run stripe by stripe, and what becomes of the rows that two stripes share:
+        "none", "recompute" or "rolling" (see hw_models/block_fusion.py). Without fusion there is none.
     """
 
     launch_s: float = _value(low=0, high=1)
     network_s: float = _value(low=0, high=10)
     link_bytes_per_s: float = _value(low=0, high=1e13)
     fusion: str = _value(choices=("pointwise", "none"))
+    block_fusion: str = _value(choices=("none", "recompute", "rolling"))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hw_models.target import Energy, Legality, MatrixEngine, Memory, Overhead, Target, VectorUnit
-from hw_models.workload import MATRIX_KINDS, OP_KINDS
+from hw_models.workload import DTYPE_BITS, MATRIX_KINDS, OP_KINDS
 
 TARGETS_FOLDER = Path(__file__).parent / "targets"
 
@@ -242,6 +242,11 @@ def _check_tables(where: str, target: Target) -> None:
     for precision in target.matrix.rates:
         if precision not in target.energy.mac_j:
             raise TargetError(f"{where}: missing key energy.mac_j.{precision}; matrix.rates has this precision")
+    for dtype in target.memory.weight_compression:
+        if dtype not in DTYPE_BITS:
+            raise TargetError(
+                f"{where}: memory.weight_compression.{dtype} is no number format; known: {', '.join(DTYPE_BITS)}"
+            )
     if bool(target.matrix.depthwise_channels) != bool(target.matrix.depthwise_taps):
         raise TargetError(
             f"{where}: matrix.depthwise_channels and matrix.depthwise_taps must both be 0 or both be positive"

@@ -14,7 +14,7 @@ from nas.units import BYTES, COUNT, JOULES, SECONDS, format_quantity, shown_unit
 
 def cost_table(report: CostReport, rows: int | None = 30) -> Group:
     """Everything `nas cost` shows of one network. rows: how many of the slowest groups; None for all."""
-    parts: list[Table | Text] = [_totals(report), _bounds(report), _groups(report, rows)]
+    parts: list[Table | Text] = [_totals(report), _bounds(report), _groups(report, rows), *_chains(report)]
     parts += [Text(f"not feasible on {report.target}: {violation}", "bold red") for violation in report.violations]
     parts += [Text(f"note: {warning}", "yellow") for warning in report.warnings]
     parts.append(Text(f"agreement with silicon: {report.accuracy}", "dim"))
@@ -76,6 +76,31 @@ def _bounds(report: CostReport) -> Table:
         share = value / report.latency_s if report.latency_s else 0.0
         table.add_row(bound, str(count[bound] or "-"), format_quantity(value, SECONDS), f"{share:.1%}")
     return table
+
+
+def _chains(report: CostReport) -> list[Table]:
+    """Chains of groups that run stripe by stripe; nothing where there are none."""
+    chains = {row["chain"]: [one for one in report.rows if one["chain"] == row["chain"]] for row in report.rows}
+    chains.pop("", None)
+    if not chains:
+        return []
+    table = Table(title="Block-fused: kept on chip, stripe by stripe", title_justify="left")
+    table.add_column("from", overflow="fold")
+    table.add_column("to", overflow="fold")
+    for column in ("groups", "stripes", "rows each", "macs done again"):
+        table.add_column(column, justify="right")
+    for rows in chains.values():
+        macs = sum(row["macs"] for row in rows)
+        again = sum(row["halo_macs"] for row in rows)
+        table.add_row(
+            rows[0]["name"],
+            rows[-1]["name"],
+            str(len(rows)),
+            str(rows[0]["stripes"]),
+            str(rows[0]["stripe_rows"]),
+            f"{again / macs:.1%}" if macs else "-",
+        )
+    return [table]
 
 
 def _groups(report: CostReport, rows: int | None) -> Table:

@@ -143,3 +143,23 @@ def test_grouping_never_beats_its_own_macs(groups: int) -> None:
     op = _conv(784, 128, 3, groups)
     assert matrix_cycles(op, engine) >= op.macs / (engine.cores * engine.rows * engine.columns)
     assert matrix_cycles(op, engine) <= matrix_cycles(_conv(784, 128, 3, 1), engine)
+
+
+def _pipeline_cycles(tiles: int, load: float, stream: float) -> float:
+    """Second way: two buffers; a tile loads into the one whose product is done, and streams once it is loaded."""
+    loaded, done, before = 0.0, 0.0, 0.0
+    for _ in range(tiles):
+        loaded = max(loaded, before) + load
+        before, done = done, max(loaded, done) + stream
+    return done
+
+
+@given(st.integers(1, 300), st.integers(1, 6), st.integers(1, 6), st.sampled_from([0, 16, 64, 500]))
+def test_double_buffered_tiles_take_the_larger_of_load_and_stream(m: int, over_n: int, over_k: int, load: int) -> None:
+    engine = replace(load_target("npu_40tops").matrix, cores=1, positions=1, tile_load_cycles=load)
+    op = _linear(m, over_n * engine.columns, over_k * engine.rows)
+    tiles = over_n * over_k
+    hidden = matrix_cycles(op, replace(engine, double_buffered_tiles=True))
+    exact = _pipeline_cycles(tiles, load, m)
+    assert exact <= hidden <= exact + max(0, load - m)
+    assert matrix_cycles(op, replace(engine, double_buffered_tiles=False)) == tiles * (load + m)

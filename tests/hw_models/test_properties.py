@@ -79,7 +79,10 @@ def _with_memory(target: Target, **values: float) -> Target:
     return replace(target, memory=replace(target.memory, **values))
 
 
-TARGET = load_target("npu_40tops")
+REFERENCE = load_target("npu_40tops")
+TARGET = replace(REFERENCE, overhead=replace(REFERENCE.overhead, block_fusion="none"))
+"""Laws of the memory model alone; those of block fusion are in test_block_fusion.py."""
+
 capacities = st.sampled_from([1_000, 20_000, 100_000, 1_000_000, 10_000_000])
 
 
@@ -195,3 +198,25 @@ def test_reading_before_making_is_refused() -> None:
     op = Op("op", "op", "activation", (1,), (0,), reads=(1,), function="relu")
     with pytest.raises(WorkloadError, match="before it is made"):
         Workload("wrong", tensors, (op,), (), (0,))
+
+
+@given(networks, st.sampled_from([0.3, 0.75, 1.0]))
+def test_compressed_weights_move_less_and_are_as_large(workload: Workload, ratio: float) -> None:
+    plain, packed = (
+        estimate(workload, _with_memory(TARGET, dram_burst_bytes=1, weight_compression=table))
+        for table in ({"int8": 1.0}, {"int8": ratio})
+    )
+    assert packed.weight_bytes == plain.weight_bytes
+    assert packed.latency_s <= plain.latency_s
+    saved = (1 - ratio) * workload.weight_bytes
+    assert packed.dram_bytes == pytest.approx(plain.dram_bytes - saved, abs=len(workload.ops))
+    wide = workload.with_dtypes(dict.fromkeys(workload.weight_indices, "int16"))
+    assert estimate(wide, _with_memory(TARGET, weight_compression={"int8": ratio})) == estimate(wide, TARGET)
+
+
+@given(networks, capacities)
+def test_transfer_hides_behind_computing(workload: Workload, capacity: int) -> None:
+    """Double buffering: a group takes the larger of its two times, not their sum."""
+    for row in estimate(workload, _with_memory(TARGET, onchip_bytes=capacity)).rows:
+        compute_s = max(row["matrix_s"], row["vector_s"], row["onchip_s"])
+        assert row["latency_s"] == pytest.approx(max(compute_s, row["dram_s"]) + TARGET.overhead.launch_s, rel=1e-12)
