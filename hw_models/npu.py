@@ -57,12 +57,28 @@ def matrix_cycles(op: Op, engine: MatrixEngine) -> float:
     """Cycles at rate 1: the best split over the cores, with the waste of partly filled tiles."""
     assert op.gemm is not None
     groups, m, n, k = op.gemm
-    taps = prod(op.window.kernel) if op.window is not None and not op.window.transposed else 1
+    kernel = op.window.kernel if op.window is not None and not op.window.transposed else (1, 1)
+    taps = prod(kernel)
     if op.is_depthwise and engine.depthwise_channels:
         return _depthwise_cycles(groups * n, m, taps, engine)
     if op.kind != "matmul" and groups > 1:
         groups, n, k, taps = _block_diagonal(groups, n, k, taps, engine)
+    else:
+        k, taps = _packed(k, kernel, engine)
     return _dense_cycles(groups, m, n, k, taps, engine)
+
+
+def _packed(k: int, kernel: tuple[int, int], engine: MatrixEngine) -> tuple[int, int]:
+    """(k, taps) when neighbouring taps of a kernel row stand side by side in the rows that few channels leave free.
+
+    An image of three channels would else use three rows of the array (NVDLA, hardware architecture
+    specification: channel extension of image input).
+    """
+    height, width = kernel
+    channels = k // (height * width)
+    packed = max(1, min(width, engine.packed_taps, engine.rows // channels))
+    steps = height * ceil(width / packed)
+    return steps * packed * channels, steps
 
 
 def _block_diagonal(groups: int, n: int, k: int, taps: int, engine: MatrixEngine) -> tuple[int, int, int, int]:

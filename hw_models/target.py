@@ -38,6 +38,8 @@ class MatrixEngine:
     positions: output positions one core computes side by side (1: a systolic or a plain dot-product array).
     reduction: "channels" when a row takes one input channel and kernel taps follow each other in time,
         "im2col" when rows take any part of kernel x channels.
+    packed_taps: most taps of a kernel row that stand side by side in the rows when a convolution has few
+        channels, with reduction "channels"; 1 for none.
     tile_load_cycles: cycles to bring the next stationary tile into a core; hidden behind computing when
         double_buffered_tiles.
     depthwise_channels, depthwise_taps: channels and kernel taps per cycle and core of a depthwise path; 0
@@ -53,6 +55,7 @@ class MatrixEngine:
     clock_hz: float = _value(low=1e6, high=1e11)
     dataflow: str = _value(choices=DATAFLOWS)
     reduction: str = _value(choices=("channels", "im2col"))
+    packed_taps: int = _value(low=1, high=1e3)
     tile_load_cycles: float = _value(low=0, high=1e6)
     double_buffered_tiles: bool = _value()
     depthwise_channels: int = _value(low=0, high=1e6)

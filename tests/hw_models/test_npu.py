@@ -163,3 +163,23 @@ def test_double_buffered_tiles_take_the_larger_of_load_and_stream(m: int, over_n
     exact = _pipeline_cycles(tiles, load, m)
     assert exact <= hidden <= exact + max(0, load - m)
     assert matrix_cycles(op, replace(engine, double_buffered_tiles=False)) == tiles * (load + m)
+
+
+def test_taps_fill_the_rows_that_few_channels_leave_free() -> None:
+    engine = replace(load_target("npu_40tops").matrix, cores=1, tile_load_cycles=0, rows=64, packed_taps=16)
+    image = Op(
+        "stem", "stem", "conv", (0,), (2,), (1,), (3,), gemm=(1, 12544, 32, 147), window=Window((7, 7), stride=(2, 2))
+    )
+    assert matrix_cycles(image, engine) == 7 * 12544  # a kernel row of 7 x 3 values at once
+    assert matrix_cycles(image, replace(engine, packed_taps=1)) == 49 * 12544
+    assert matrix_cycles(image, replace(engine, packed_taps=4)) == 7 * 2 * 12544
+    full = _conv(784, 64, 3, groups=1)
+    assert matrix_cycles(full, engine) == matrix_cycles(full, replace(engine, packed_taps=1))
+
+
+@given(st.integers(1, 256), st.sampled_from([1, 3, 5, 7]), st.integers(1, 16))
+def test_packing_taps_never_costs_time(channels: int, kernel: int, taps: int) -> None:
+    engine = replace(load_target("npu_40tops").matrix, packed_taps=taps)
+    op = _conv(784, channels, kernel, groups=1)
+    assert matrix_cycles(op, engine) <= matrix_cycles(op, replace(engine, packed_taps=1))
+    assert matrix_cycles(op, engine) >= op.macs / (engine.cores * engine.rows * engine.columns)
