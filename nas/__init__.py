@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
     from nas.export_study import export_trials
     from nas.files import write_whole
+    from nas.objectives import OBJECTIVES
     from nas.picture import write_picture
     from nas.progress import Narrator
     from nas.report import front_csv, front_table, networks, study_summary
@@ -27,6 +28,7 @@ _HOME = {
     "Narrator": "nas.progress",
     "NasError": "nas.errors",
     "NothingFeasible": "nas.errors",
+    "OBJECTIVES": "nas.objectives",
     "Study": "nas.study",
     "StudySpec": "nas.spec",
     "UsageError": "nas.errors",
@@ -59,6 +61,7 @@ _HOME = {
 }
 
 __all__ = [
+    "OBJECTIVES",
     "Interrupted",
     "Narrator",
     "NasError",

@@ -39,7 +39,8 @@ class Accuracy:
         if samples < 1:
             raise ValueError(f"accuracy needs at least one image, but got {samples}")
         top1 = correct / samples
-        return cls(top1, math.sqrt(top1 * (1 - top1) / samples), samples, kind, images)
+        rate = (correct + 1) / (samples + 2)  # Laplace: none of 96 right does not make the rate known exactly
+        return cls(top1, math.sqrt(rate * (1 - rate) / samples), samples, kind, images)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -16,12 +16,15 @@ import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
-from nas.errors import NasError
+from nas.errors import NasError, UsageError
 from nas.objectives import Goal
 from nas.store import database_errors
 from nas.study import Study
 from nas.trial import Trial, to_optuna
 from search_spaces.space import SearchSpace
+
+ON_FRONT = "On the front."
+"""How the note of a trial on the front begins."""
 
 
 class Mirror:
@@ -44,6 +47,8 @@ class Mirror:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names([axis.metric_name for axis in goal.axes])
         self._present = {trial.user_attrs.get("trial") for trial in self._study.get_trials(deepcopy=False)}
+        if None in self._present:
+            raise UsageError(f"{study} is another program's Optuna study in {url}; name yours with --study")
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Append those of `trials` that are not there yet."""
@@ -59,11 +64,11 @@ class Mirror:
     def publish(self, note: str, picture: Path, artifacts: Path, trial_notes: dict[int, str]) -> None:
         """Show the front, which Optuna's own 'best' badge would get wrong: it ignores constraints.
 
-        note: Markdown of the study. picture: PNG that is attached to it. trial_notes: trial number ->
-        Markdown.
+        note: Markdown of the study. picture: PNG that is attached to it. trial_notes: trial number -> Markdown that
+        begins with `ON_FRONT`.
         """
         from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
-        from optuna_dashboard import save_note
+        from optuna_dashboard import get_note, save_note
 
         artifacts.mkdir(parents=True, exist_ok=True)
         store = FileSystemArtifactStore(artifacts)
@@ -74,9 +79,12 @@ class Mirror:
         else:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=self._study)
         save_note(self._study, note)
-        for trial in self._study.get_trials(deepcopy=False):
-            if (text := trial_notes.get(trial.user_attrs.get("trial", -1))) is not None:
-                save_note(optuna.trial.Trial(self._study, trial._trial_id), text)
+        for frozen in self._study.get_trials(deepcopy=False):
+            trial = optuna.trial.Trial(self._study, frozen._trial_id)
+            text, known = trial_notes.get(frozen.user_attrs["trial"], ""), get_note(trial)
+            # A person's own note stays; ours goes when the trial has left the front.
+            if text != known and (not known or known.startswith(ON_FRONT)):
+                save_note(trial, text)
 
     def plot(self, name: str, traces: Sequence[dict[str, Any]], layout: dict[str, Any]) -> None:
         """A card with a plot, given as Plotly's JSON: `traces` and `layout`."""
@@ -97,8 +105,17 @@ class _Figure:
 
 
 def show_dashboard(study: Study, host: str, port: int) -> None:
-    """Serve Optuna Dashboard on the storage of `study`, which its address opens, until interrupted."""
-    found = optuna.load_study(study_name=study.name, storage=_storage(study.url))
+    """Serve Optuna Dashboard on the storage of `study`, which its address opens, until interrupted.
+
+    Raises UsageError when the study was deleted in a dashboard.
+    """
+    try:
+        found = optuna.load_study(study_name=study.name, storage=_storage(study.url))
+    except KeyError as error:
+        raise UsageError(
+            f"study {study.name} was deleted from Optuna's tables; its trials are kept: run its search again "
+            "and it is back"
+        ) from error
     _serve(study.url, study.artifacts, host, port, f"dashboard/studies/{found._study_id}")
 
 

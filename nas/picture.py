@@ -63,7 +63,8 @@ def _draw_panel(axes: Axes, study: Study, across: Axis, vertical: Axis) -> None:
         )
 
     missed = [trial for trial in scored if trial not in feasible]
-    axes.plot(*points(missed), "x", color="0.75", label=f"infeasible ({len(missed)})", markersize=4)
+    if missed:
+        axes.plot(*points(missed), "x", color="0.75", label=f"infeasible ({len(missed)})", markersize=4)
     beaten = [trial for trial in feasible if trial not in study.front]
     axes.plot(*points(beaten), "o", color="0.7", label=f"dominated ({len(beaten)})", markersize=3.5)
     x, y = points(study.front)

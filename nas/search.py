@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.candidates import admit
-from nas.dashboard import Mirror
+from nas.dashboard import ON_FRONT, Mirror
 from nas.errors import Interrupted, UsageError
 from nas.files import sole_user, write_whole
 from nas.front import covered, front, reference
@@ -279,6 +279,6 @@ def _publish(store: Store, name: str, mirror: Mirror) -> Study:
     write_whole(study.folder / "front.csv", front_csv(study))
     write_whole(study.folder / "front.png", trade_off_picture(study))
     mirror.plot("front", *trade_off_plotly(study))
-    notes = {t.number: f"On the front.\n\n`{t.architecture}`" for t in study.front}
+    notes = {t.number: f"{ON_FRONT}\n\n`{t.architecture}`" for t in study.front}
     mirror.publish(front_markdown(study), study.folder / "front.png", study.artifacts, notes)
     return study

@@ -8,7 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -182,7 +182,9 @@ class Store:
 
 @contextmanager
 def database_errors(url: str) -> Iterator[None]:
-    """What a database can answer, as a UsageError or NasError of one line with the cure."""
+    """What a database can answer, as a UsageError or NasError of one line with the cure; without the password."""
+    with suppress(ArgumentError):
+        url = sa.make_url(url).render_as_string(hide_password=True)
     try:
         yield
     except (ArgumentError, NoSuchModuleError) as error:

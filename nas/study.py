@@ -44,9 +44,10 @@ class Study:
     @cached_property
     def hypervolume(self) -> float:
         """Fraction of the box that the front covers; see `nas.front`."""
-        if not self.trials:
+        first = [trial for trial in self.trials if trial.number < self.spec.search.batch]
+        if not first:
             return 0.0
-        return covered(self.front, self.goal, reference(self.trials[: self.spec.search.batch], self.goal))
+        return covered(self.front, self.goal, reference(first, self.goal))
 
     @property
     def root(self) -> Path:

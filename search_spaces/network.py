@@ -21,7 +21,6 @@ from search_spaces.layers import (
     NORM_LAYERS,
     Add,
     ConvNorm,
-    damp_,
     fold_norm_before,
     make_divisible,
     norm_as_conv,
@@ -86,12 +85,10 @@ class MetaFormerBlock(nn.Module):
         self.has_mlp = not family.replaces_block
         if self.has_token_mixer:
             self.norm1: nn.Module = nn.Identity() if family.replaces_block else NORM_LAYERS[norm](dim)
-            damp_(self.norm1 if family.norm_after else self.token_mixer.output_layer())
             self.add1 = Add()
         if self.has_mlp:
             self.norm2: nn.Module = NORM_LAYERS[norm](dim)
             self.mlp = Mlp(dim, expansion, activation)
-            damp_(self.mlp.fc2)
             self.add2 = Add()
 
     def forward(self, x: Tensor) -> Tensor:

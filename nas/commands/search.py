@@ -18,7 +18,7 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, spec_of, spec_opt
 @click.option("--trials", type=int, help="Trials wanted in all, over every run of the study.")
 @click.option("--sampler", help="nsga2, tpe or random.")
 @click.option("--seed", type=int, help="Seed of the search.")
-@click.option("--objective", "objectives", multiple=True, help="top1, latency, energy, ...; repeat for several.")
+@click.option("--objective", "objectives", multiple=True, help=f"{', '.join(nas.OBJECTIVES)}; repeat for several.")
 @click.option("--constraint", "constraints", multiple=True, help="Such as 'latency<=2ms'; repeat for several.")
 @click.option("--study", "--name", "name", help="Name of the study; by default CONFIG-<hash of the settings>.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Score on that many Ray actors.")
@@ -33,11 +33,16 @@ def search(
     """Search for networks on the Pareto front. The same command again continues the study."""
     short, spec = spec_of(config, settings, entries)
     narrator = nas.Narrator(quiet=quiet)
-    study = nas.run_search(spec, folder, config=short, name=name, url=url, workers=workers, narrator=narrator)
+    try:
+        study = nas.run_search(spec, folder, config=short, name=name, url=url, workers=workers, narrator=narrator)
+    except nas.NothingFeasible:
+        if as_json:
+            click.echo(json.dumps(nas.study_summary(nas.open_study(folder, url)), indent=2))
+        raise
     if as_json:
         click.echo(json.dumps(nas.study_summary(study), indent=2))
         return
-    where = where_of(folder, url)
+    where = f"{where_of(folder, url)} --study {study.name}"
     click.echo(nas.front_table(study))
     click.echo(f"\nEverything is in {study.root}: picture {study.folder / 'front.png'}")
     click.echo(f"Next: nas pareto{where}       the front again (--json, --csv, --plot FILE)")

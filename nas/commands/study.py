@@ -100,5 +100,5 @@ def studies(folder: Path, url: str | None, as_json: bool) -> None:
         wanted = study["wanted"]
         done = f"{study['trials']} trials, made by another version"
         if wanted is not None:
-            done = f"{study['trials']} of {wanted} trials"
-        click.echo(f"{study['name']}  {done}, last searched {study['touched_at']}")
+            done = f"{study['trials']} of {max(wanted, study['trials'])} trials"
+        click.echo(f"{study['name']}  {done}, last searched {study['touched_at'][:16].replace('T', ' ')}")

@@ -44,8 +44,9 @@ class Drawing:
     """What defines the set.
 
     classes: 10 to 16, how many (texture, layout) pairs are used. size: side of the square images in pixels.
-    train, val: numbers of images. contrast: strength of the textures, in grey levels of 255. noise: half
-    range of the noise of each of 32 x 32 cells, in the same unit.
+    train, val: numbers of images. contrast: strength of the textures, in grey levels of 255; in an image it is
+    multiplied by a number between `faintest` and 1.2. noise: half range of the noise of each of 32 x 32 cells, in
+    grey levels.
     """
 
     classes: int = 12
@@ -53,6 +54,7 @@ class Drawing:
     train: int = 6000
     val: int = 2000
     contrast: float = 48.0
+    faintest: float = 0.5
     noise: float = 16.0
 
     def __post_init__(self) -> None:
@@ -66,6 +68,8 @@ class Drawing:
                 f"train and val must hold three images a class, here {3 * self.classes}, "
                 f"but got train={self.train}, val={self.val}"
             )
+        if not 0 <= self.faintest <= 1.2:
+            raise ValueError(f"0 <= faintest <= 1.2 must hold, but got faintest={self.faintest}")
         if not (self.contrast > 0 and self.noise >= 0):
             raise ValueError(f"contrast > 0 and noise >= 0 must hold, but got {self.contrast}, {self.noise}")
 
@@ -115,7 +119,7 @@ def _draw_chunk(drawing: Drawing, labels: np.ndarray, rng: Generator) -> np.ndar
     # at random, small networks stayed at chance for all of 300 steps.
     base = _uniform(rng, 20.0, 45.0, (n, 1, 1, 1)) + _uniform(rng, -14.0, 14.0, (n, 3, 1, 1))
     tone = _uniform(rng, -1.3, -0.7, (n, 3, 1, 1))
-    strength = _uniform(rng, 0.5, 1.2, (n, 1, 1, 1)) * np.float32(drawing.contrast)
+    strength = _uniform(rng, drawing.faintest, 1.2, (n, 1, 1, 1)) * np.float32(drawing.contrast)
     period = _uniform(rng, 3.2, 4.6, (n, 1, 1))
     phase = _uniform(rng, 0.0, 1.0, (n, 2, 1, 1))
     slant = np.where(rng.integers(0, 2, n) == 0, np.float32(-1), np.float32(1))
