@@ -127,6 +127,9 @@ class Measurement:
 COLUMNS = tuple("model" if field.name == "subject" else field.name for field in fields(Measurement))
 """Columns of a full CSV, in order."""
 
+FILE = "file"
+"""A further column a table may have: the file that was timed. It is not read."""
+
 _NEEDED = ("model", "input_size", "precision")
 
 
@@ -140,12 +143,16 @@ def measurements_csv(measurements: Iterable[Measurement]) -> str:
 
 
 def read_measurements(
-    path: str | Path, target: str | None = None, check: Callable[[Measurement], None] | None = None
+    path: str | Path,
+    target: str | None = None,
+    check: Callable[[Measurement], None] | None = None,
+    empty: list[int] | None = None,
 ) -> list[Measurement]:
     """The measurements of a CSV file, in its order; repetitions that agree are kept once, the last one.
 
     target: the device they are of; a column `target` must then name the same, and may be absent.
     check: called with each record; a ValueError it raises (unknown model) is reported with the line.
+    empty: where given, lines without a latency are left out, and their numbers added to it.
     Raises MeasurementError, one line with file, line number and cure, for anything that is not right.
     """
     try:
@@ -154,11 +161,15 @@ def read_measurements(
         raise MeasurementError(
             f"cannot read {path}: {getattr(error, 'strerror', None) or error}; name a CSV file"
         ) from error
-    return parse_measurements(text, str(path), target, check)
+    return parse_measurements(text, str(path), target, check, empty)
 
 
 def parse_measurements(
-    text: str, where: str, target: str | None = None, check: Callable[[Measurement], None] | None = None
+    text: str,
+    where: str,
+    target: str | None = None,
+    check: Callable[[Measurement], None] | None = None,
+    empty: list[int] | None = None,
 ) -> list[Measurement]:
     """As `read_measurements`, of the text of a file. where: its name, for errors."""
     reader = csv.reader(io.StringIO(text), strict=True)
@@ -172,7 +183,11 @@ def parse_measurements(
                 continue
             if len(cells) != len(columns):
                 raise MeasurementError(f"{place}: {len(cells)} cells, but the first line has {len(columns)} columns")
-            record = _record(dict(zip(columns, (cell.strip() for cell in cells), strict=True)), unit, place, target)
+            row = dict(zip(columns, (cell.strip() for cell in cells), strict=True))
+            if empty is not None and not row[unit]:
+                empty.append(reader.line_num)
+                continue
+            record = _record(row, unit, place, target)
             if check is not None:
                 try:
                     check(record)
@@ -206,7 +221,7 @@ def check_one_version(measurements: Sequence[Measurement], where: str) -> None:
 def _check_columns(columns: list[str], where: str, target: str | None) -> str:
     """The latency column. Raises MeasurementError for columns that are missing, unknown, doubled or contradictory."""
     units = [column for column in columns if column in LATENCY_UNITS]
-    known = {*COLUMNS, *LATENCY_UNITS}
+    known = {*COLUMNS, *LATENCY_UNITS, FILE}
     if missing := [column for column in _NEEDED if column not in columns]:
         raise MeasurementError(
             f"{where} line 1: missing column {', '.join(missing)}; a table needs {', '.join(_NEEDED)} and one of "

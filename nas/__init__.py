@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
     from nas.export_study import export_trials
     from nas.files import write_whole
+    from nas.measure.ask import run_measuring
+    from nas.measure.plan import write_plan
+    from nas.measure.table import export_measurements, import_measurements
+    from nas.measure.text import measured_text
     from nas.objectives import OBJECTIVES
     from nas.picture import write_picture
     from nas.progress import Narrator
@@ -40,10 +44,13 @@ _HOME = {
     "describe_studies": "nas.describe",
     "describe_target": "nas.describe",
     "describe_targets": "nas.describe",
+    "export_measurements": "nas.measure.table",
     "export_trials": "nas.export_study",
     "front_csv": "nas.report",
     "front_table": "nas.report",
+    "import_measurements": "nas.measure.table",
     "load_spec": "nas.spec",
+    "measured_text": "nas.measure.text",
     "networks": "nas.report",
     "open_study": "nas.study",
     "ops_csv": "nas.cost_text",
@@ -51,12 +58,14 @@ _HOME = {
     "parse_setting": "nas.spec",
     "plot_one": "nas.cost_text",
     "report_text": "nas.cost_text",
+    "run_measuring": "nas.measure.ask",
     "run_search": "nas.search",
     "run_training": "nas.search",
     "show_dashboard": "nas.dashboard",
     "study_summary": "nas.report",
     "version": "nas.describe",
     "write_picture": "nas.picture",
+    "write_plan": "nas.measure.plan",
     "write_whole": "nas.files",
 }
 
@@ -77,10 +86,13 @@ __all__ = [
     "describe_studies",
     "describe_target",
     "describe_targets",
+    "export_measurements",
     "export_trials",
     "front_csv",
     "front_table",
+    "import_measurements",
     "load_spec",
+    "measured_text",
     "networks",
     "open_study",
     "ops_csv",
@@ -88,12 +100,14 @@ __all__ = [
     "parse_setting",
     "plot_one",
     "report_text",
+    "run_measuring",
     "run_search",
     "run_training",
     "show_dashboard",
     "study_summary",
     "version",
     "write_picture",
+    "write_plan",
     "write_whole",
 ]
 

@@ -197,7 +197,7 @@ def timm_workload(name: str, input_size: int | None = None, batch: int = 1, repa
     """The traced workload of a timm model. Raises UsageError for an unknown name and TraceError as
     `trace_module`.
     """
-    model = _timm_model(name, input_size, "cpu" if reparameterize else "meta")
+    model = timm_model(name, input_size, "cpu" if reparameterize else "meta")
     channels, height, width = model.default_cfg["input_size"]  # type: ignore[index]
     if reparameterize:  # merging computes with weights, so they must exist
         from timm.utils import reparameterize_model
@@ -208,7 +208,8 @@ def timm_workload(name: str, input_size: int | None = None, batch: int = 1, repa
     return trace_module(model, [(batch, channels, height, width)], name)
 
 
-def _timm_model(name: str, input_size: int | None, device: str) -> nn.Module:
+def timm_model(name: str, input_size: int | None, device: str) -> nn.Module:
+    """A timm model in evaluation mode with fresh weights. Raises UsageError for an unknown name or size."""
     import timm
 
     check_timm_name(name)

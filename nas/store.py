@@ -108,6 +108,11 @@ class Store:
             elif _STUDIES.name not in tables:
                 raise UsageError(f"no studies in {self.url}: run `nas search` first, or name another with --storage")
 
+    @property
+    def engine(self) -> sa.Engine:
+        """For the tables that other modules keep beside those of studies."""
+        return self._engine
+
     def study_folder(self, name: str) -> Path:
         return self.folder / "studies" / name
 

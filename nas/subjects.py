@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,82 @@ from torch import nn
 
 from hw_models import Workload
 from hw_models.measurements import Measurement
-from nas.cost import check_timm_name, part_workload, timm_workload
+from nas.cost import check_timm_name, part_workload, timm_model, timm_workload
 from nas.errors import UsageError
 from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
 from search_spaces.layers import ConvNorm
 from search_spaces.network import Head, MetaFormerBlock, Stem, build_network, fold, fold_
 from search_spaces.parts import NetworkPart
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to measure, before it has been: the naming fields of a `Measurement`."""
+
+    name: str
+    kind: str
+    input_size: int
+    description: str = ""
+
+    def record(self, target: str, precision: str, latency_s: float, **more: Any) -> Measurement:
+        """The measurement of it."""
+        return Measurement(
+            target=target,
+            subject=self.name,
+            kind=self.kind,
+            input_size=self.input_size,
+            precision=precision,
+            latency_s=latency_s,
+            description=self.description,
+            **more,
+        )
+
+    def build(self) -> tuple[nn.Module, tuple[int, int, int, int]]:
+        """(module in evaluation mode as it is deployed, input shape of one image). Raises UsageError."""
+        if self.kind == "block":
+            part = described_part(self.description)
+            return part.build(), part.input_shape
+        if self.description or is_exported(self.name):
+            arch, num_classes, in_chans = self._architecture()
+            return fold(build_network(arch, num_classes, in_chans)), (1, in_chans, arch.resolution, arch.resolution)
+        model = timm_model(self.name, self.input_size, "cpu")
+        channels = int(model.default_cfg["input_size"][0])  # type: ignore[index]
+        return model, (1, channels, self.input_size, self.input_size)
+
+    def _architecture(self) -> tuple[Architecture, int, int]:
+        if self.description:
+            return described_network(self.description, self.input_size)
+        return exported_network(Path(self.name), self.input_size)
+
+
+def part_subject(part: NetworkPart) -> Subject:
+    """A part of a network drawn from a space."""
+    description = describe_part(part)
+    return Subject(part_key(description), "block", part.input_shape[-1], description)
+
+
+def architecture_subject(arch: Architecture, num_classes: int, in_chans: int = 3) -> Subject:
+    """A whole network drawn from a space."""
+    description = describe_architecture(arch, num_classes, in_chans)
+    return Subject(f"arch:{arch.key}", "network", arch.resolution, description)
+
+
+def named_subject(name_or_folder: str, input_size: int | None = None) -> Subject:
+    """A timm model or an exported folder; its own input size if none is given. Raises UsageError."""
+    if is_exported(name_or_folder):
+        arch, _, _ = exported_network(Path(name_or_folder))
+        return Subject(str(Path(name_or_folder).resolve()), "network", input_size or arch.resolution)
+    check_timm_name(name_or_folder)
+    if input_size is None:
+        input_size = int(timm_model(name_or_folder, None, "meta").default_cfg["input_size"][-1])  # type: ignore[index]
+    return Subject(name_or_folder, "network", input_size)
+
+
+def is_exported(name: str) -> bool:
+    """Whether it is a folder with the config.json of an exported network."""
+    return (Path(name) / "config.json").is_file()
+
 
 PART_CLASSES: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (Stem, ConvNorm, MetaFormerBlock, Head)}
 """Classes a measured part may have."""
@@ -90,7 +160,7 @@ def measured_workload(record: Measurement) -> Workload:
             return part_workload(described_part(record.description), record.batch)
         if record.description:
             arch, num_classes, in_chans = described_network(record.description, record.input_size)
-        elif (Path(record.subject) / "config.json").is_file():
+        elif is_exported(record.subject):
             arch, num_classes, in_chans = exported_network(Path(record.subject), record.input_size)
         else:
             return timm_workload(record.subject, record.input_size, record.batch)
@@ -122,7 +192,7 @@ def check_subject(record: Measurement) -> None:
         described_part(record.description)
     elif record.description:
         described_network(record.description)
-    elif (Path(record.subject) / "config.json").is_file():
+    elif is_exported(record.subject):
         exported_network(Path(record.subject))
     else:
         check_timm_name(record.subject)

@@ -1,0 +1,113 @@
+"""`nas measure`: time blocks and networks here, plan it for a board elsewhere, take the times in and out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+import nas
+from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, where_of, words
+
+SPACE = click.option("--space", default="metaformer", show_default=True, help="Search space (see `nas spaces`).")
+PRESET = click.option("--preset", default="mobile", show_default=True, help="Preset of the space.")
+MODELS = click.option("--model", "models", multiple=True, metavar="MODEL", help="A timm model or an exported folder.")
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of blocks and networks.")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="What to time on: this machine's CPU or GPU.")
+@click.option("--target", help="Target that describes the device; found by itself for known CPUs.")
+@SPACE
+@PRESET
+@MODELS
+@click.option("--networks", type=int, default=0, help="Whole networks to draw from the space.")
+@click.option("--budget", type=int, help="Block measurements (block x precision).  [default: 200]")
+@click.option("--minutes", type=float, help="Stop after so many minutes of timing; the same command goes on.")
+@click.option("--precision", "precisions", help="Comma-separated; all the device has if not given.")
+@click.option("--input-size", type=int, help="Side of the square image for --model; its own if not given.")
+@click.option("--batch", type=int, default=1, show_default=True)
+@click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU, each on its own processor.")
+@SEED
+@click.option("--prepare-only", is_flag=True, help="Write the graphs now, time them with the same command later.")
+@click.option("--replace", is_flag=True, help="Drop what another version of the runtime measured.")
+@FOLDER
+@STORAGE
+@JSON
+@QUIET
+@click.pass_context
+def measure(
+    context: click.Context, device: str | None, precisions: str | None, folder: Path, url: str | None,
+    as_json: bool, quiet: bool, **asked: Any,
+) -> None:  # fmt: skip
+    """Time fused blocks of a space, or whole networks, on a device; Ctrl-C keeps what is measured."""
+    if context.invoked_subcommand is not None:
+        return
+    if device is None:
+        raise nas.UsageError("say what to time on with --device cpu or --device cuda, or see `nas measure --help`")
+    narrator = nas.Narrator(quiet=quiet)
+    chosen = words(precisions) if precisions else ()
+    outcome = nas.run_measuring(folder, url, narrator, device=device, precisions=chosen, **asked)
+    for name, operators in outcome.unfused.items():
+        narrator.warn(f"{name} is not fused as intended: {', '.join(operators)}")
+    if as_json:
+        click.echo(json.dumps([record.to_dict() for record in outcome.measured], indent=2))
+    else:
+        click.echo(nas.measured_text(outcome, where_of(folder, url)))
+    if outcome.refused:
+        name, reason = next(iter(outcome.refused.items()))
+        raise nas.NasError(f"{len(outcome.refused)} have no time, {name} first: {reason}")
+
+
+@measure.command("export")
+@click.option("--target", help="Of this target only.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; stdout if not given.")
+@FOLDER
+@STORAGE
+def export_(target: str | None, out: Path | None, folder: Path, url: str | None) -> None:
+    """Write measurements as CSV, every digit and all that is known of them."""
+    text = nas.export_measurements(folder, url, target)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        nas.write_whole(out, text)
+
+
+@measure.command("import")
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="The device they are of: a target's name or TOML file.")
+@click.option("--replace", is_flag=True, help="Drop what another runtime or version measured on it.")
+@FOLDER
+@STORAGE
+@QUIET
+def import_(table: Path, target: str, replace: bool, folder: Path, url: str | None, quiet: bool) -> None:
+    """Take in a CSV of times: model, input_size, precision and latency_s, latency_ms or latency_us."""
+    done = nas.import_measurements(table, target, folder, url, replace_other=replace)
+    narrator = nas.Narrator(quiet=quiet)
+    if done.empty:
+        narrator.warn(
+            f"{len(done.empty)} lines of {table} have no latency and were left out, line {done.empty[0]} first"
+        )
+    networks = sum(record.kind == "network" for record in done.records)
+    blocks = len(done.records) - networks
+    click.echo(f"{done.target}: {networks} networks and {blocks} blocks taken in, {done.replaced} of them again")
+
+
+@measure.command()
+@click.option("--target", required=True, help="Whose cost model chooses: a target's name or TOML file.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@SPACE
+@PRESET
+@MODELS
+@click.option("--budget", type=int, default=20, show_default=True, help="Blocks; each is two files.")
+@click.option("--networks", type=int, default=5, show_default=True, help="Whole networks to draw from the space.")
+@click.option("--precision", default="w8a8", show_default=True, help="In which the device shall run them.")
+@SEED
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@QUIET
+def plan(target: str, out: Path, budget: int, quiet: bool, **asked: Any) -> None:
+    """Write the ONNX files to time on a board elsewhere, and the table that `nas measure import` takes back."""
+    written = nas.write_plan(target, out, nas.Narrator(quiet=quiet), blocks=budget, **asked)
+    click.echo(str(written))

@@ -1,0 +1,139 @@
+"""What `nas measure` was asked for, as jobs, and the measuring of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hw_models import Target, TargetError, load_target
+from nas.errors import UsageError
+from nas.files import sole_user
+from nas.measure.design import choose_parts, draw_networks
+from nas.measure.jobs import Job
+from nas.measure.records import MeasurementStore, refuse_other_software
+from nas.measure.run import Device, Outcome, measure_jobs
+from nas.progress import Narrator
+from nas.store import Store
+from nas.subjects import Subject, architecture_subject, named_subject, part_subject
+from search_spaces import load_space
+from search_spaces.space import SearchSpace
+
+DEVICES = ("cpu", "cuda")
+
+DEFAULT_BUDGET = 200
+NUM_CLASSES, IN_CHANS = 1000, 3
+
+
+def run_measuring(
+    folder: Path,
+    url: str | None,
+    narrator: Narrator,
+    *,
+    device: str = "cpu",
+    target: str | None = None,
+    space: str = "metaformer",
+    preset: str = "mobile",
+    models: Sequence[str] = (),
+    networks: int = 0,
+    budget: int | None = None,
+    minutes: float | None = None,
+    precisions: Sequence[str] = (),
+    input_size: int | None = None,
+    batch: int = 1,
+    threads: int = 1,
+    seed: int = 0,
+    prepare_only: bool = False,
+    replace: bool = False,
+) -> Outcome:
+    """Time blocks of a space, or whole networks, on a device of this machine; every result goes into the database.
+
+    models: timm names and exported folders. networks: how many to draw from the space. budget: block measurements, a
+    block at one precision each; by default DEFAULT_BUDGET, none when models or networks are asked for.
+    minutes: when to stop. precisions: all that the device has by default. prepare_only: write the graphs, time later.
+    replace: drop what another version of the runtime measured.
+    Raises UsageError for what does not exist or cannot be timed here, NasError under load, Interrupted at Ctrl-C.
+    """
+    if (budget is not None and budget < 1) or networks < 0 or batch < 1 or (minutes is not None and minutes <= 0):
+        raise UsageError("--budget, --minutes and --batch must be positive, and --networks not negative")
+    store = Store(folder, url, create=True)
+    on = open_device(device, store.folder / "measure" / "graphs", threads)
+    name = target_name(target) if target else on.default_target()
+    described = known_target(target or name)
+    wanted = tuple(precisions) or on.precisions
+    if unknown := [precision for precision in wanted if precision not in on.precisions]:
+        raise UsageError(
+            f"{on.runtime} on this device times {', '.join(on.precisions)}, not {unknown[0]}: figures for it must come "
+            "from a device with such kernels (`nas measure import`)"
+        )
+    if budget is None:
+        budget = 0 if models or networks else DEFAULT_BUDGET
+    subjects = [named_subject(model, input_size) for model in models]
+    if networks or budget:
+        made = space_of(space, preset)
+        drawn = draw_networks(made, networks, seed)
+        subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in drawn]
+        subjects += chosen_blocks(made, described, -(-budget // len(wanted)), wanted, seed)
+    jobs = [Job(subject, precision, batch) for subject in subjects for precision in wanted]
+    measured = MeasurementStore(store)
+    refuse_other_software(measured, name, on.runtime, on.runtime_version, replace=replace)
+    refuse_other_threads(measured, name, threads)
+    with sole_user(store.folder / "measure", "the measuring of this folder"):
+        narrator.say(
+            f"{len(jobs)} measurements on {device} as target {name}, {on.runtime} {on.runtime_version}, "
+            f"{threads} thread{'s' * (threads > 1)}"
+        )
+        return measure_jobs(jobs, on, name, measured, narrator, minutes=minutes, prepare_only=prepare_only, seed=seed)
+
+
+def open_device(device: str, folder: Path, threads: int) -> Device:
+    """A device of this machine. Raises UsageError when there is none."""
+    if device == "cuda":
+        from nas.measure.cuda import CudaDevice
+
+        return CudaDevice()
+    if device != "cpu":
+        raise UsageError(f"unknown device {device!r}; known: {', '.join(DEVICES)}")
+    from nas.measure.cpu import CpuDevice
+
+    return CpuDevice(folder, threads)
+
+
+def space_of(space: str, preset: str) -> SearchSpace:
+    """Raises UsageError for an unknown space or preset."""
+    try:
+        return load_space(space, preset=preset)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def known_target(name_or_path: str) -> Target:
+    """Raises UsageError when there is no such target."""
+    try:
+        return load_target(name_or_path)
+    except TargetError as error:
+        raise UsageError(str(error)) from error
+
+
+def target_name(name_or_path: str) -> str:
+    """The name under which a target's measurements are kept: that of its file, without `.toml`."""
+    return Path(name_or_path).stem if name_or_path.endswith(".toml") else name_or_path
+
+
+def chosen_blocks(
+    space: SearchSpace, target: Target, count: int, precisions: Sequence[str], seed: int
+) -> list[Subject]:
+    """The blocks of a space that tell most, as subjects."""
+    parts = choose_parts(space, target, count, tuple(precisions), seed, NUM_CLASSES, IN_CHANS)
+    return [part_subject(part) for part in parts]
+
+
+def refuse_other_threads(store: MeasurementStore, target: str, threads: int) -> None:
+    """One target has the times of one number of threads. Raises UsageError for another."""
+    for record in store.of(target):
+        known: Any = record.condition().get("threads", threads)
+        if known != threads:
+            raise UsageError(
+                f"{target} has measurements with {known} threads, and these are with {threads}: name another target "
+                "with --target, or use --threads " + str(known)
+            )

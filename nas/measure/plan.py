@@ -1,0 +1,150 @@
+"""A folder of ONNX files to time on a device that cannot be reached from here, and the table to fill in."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hw_models.measurements import PRECISIONS
+from nas.errors import UsageError
+from nas.export.folder import whole_folder
+from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, known_target, space_of, target_name
+from nas.measure.design import draw_networks
+from nas.measure.graphs import write_graph
+from nas.measure.jobs import CHAIN
+from nas.progress import Narrator
+from nas.subjects import Subject, architecture_subject, named_subject
+
+COLUMNS = (
+    "file", "model", "kind", "input_size", "batch", "precision", "latency_ms", "runtime", "runtime_version",
+    "description",
+)  # fmt: skip
+
+TABLE = "measurements.csv"
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One file to time, and its row of the table."""
+
+    file: str
+    subject: Subject
+    copies: int
+    precision: str
+
+    @property
+    def model(self) -> str:
+        return self.subject.name if self.copies == 1 else f"{self.subject.name} x{self.copies}"
+
+
+def write_plan(
+    target: str,
+    out: Path,
+    narrator: Narrator,
+    *,
+    space: str = "metaformer",
+    preset: str = "mobile",
+    blocks: int = 20,
+    networks: int = 5,
+    models: Sequence[str] = (),
+    precision: str = "w8a8",
+    seed: int = 0,
+    force: bool = False,
+) -> Path:
+    """Write the folder `out`: float ONNX files of blocks and networks, README.md, and an empty measurements.csv.
+
+    target: whose cost model chooses the blocks: a built-in target or a TOML file. precision: in which the device shall
+    run them; for w8a8 each file is also there in integer arithmetic (QDQ).
+    The folder appears whole or not at all. Raises UsageError for what does not exist, or when `out` does and `force`
+    is False.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    if blocks < 0 or networks < 0 or blocks + networks + len(models) < 1:
+        raise UsageError("a plan needs something to time: --budget and --networks must be positive")
+    described, made = known_target(target), space_of(space, preset)
+    subjects = [named_subject(model) for model in models]
+    subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in draw_networks(made, networks, seed)]
+    subjects += _chainable(chosen_blocks(made, described, 2 * blocks, [_costed(precision)], seed))[:blocks]
+    lines = [line for subject in subjects for line in _lines(subject, precision)]
+    with whole_folder(out, force=force) as folder, narrator.bar("files") as update:
+        for number, line in enumerate(lines):
+            update(number, len(lines), line.file)
+            write_graph(folder / line.file, line.subject, "fp32", line.copies)
+            if precision == "w8a8":
+                write_graph(folder / _qdq(line.file), line.subject, "w8a8", line.copies)
+        (folder / TABLE).write_text(_table(lines), encoding="utf-8")
+        (folder / "README.md").write_text(_readme(target_name(target), lines, precision), encoding="utf-8")
+        update(len(lines), len(lines), "")
+    return out.absolute()
+
+
+def _costed(precision: str) -> str:
+    """The nearest precision that the cost model knows."""
+    return {"bf16": "fp16", "w16a16": "w8a16"}.get(precision, precision)
+
+
+def _chainable(subjects: Sequence[Subject]) -> list[Subject]:
+    return [subject for subject in subjects if '"part":"MetaFormerBlock"' in subject.description]
+
+
+def _lines(subject: Subject, precision: str) -> list[_Line]:
+    words = subject.name.replace(":", "-").replace("/", "-")
+    if subject.kind == "network":
+        return [_Line(f"networks/{words}-{subject.input_size}.onnx", subject, 1, precision)]
+    return [_Line(f"blocks/{words}-x{copies}.onnx", subject, copies, precision) for copies in (1, CHAIN)]
+
+
+def _qdq(file: str) -> str:
+    return file.replace(".onnx", "-qdq.onnx")
+
+
+def _table(lines: Sequence[_Line]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for line in lines:
+        subject = line.subject
+        row = [
+            line.file,
+            line.model,
+            subject.kind,
+            subject.input_size,
+            1,
+            line.precision,
+            "",
+            "",
+            "",
+            subject.description,
+        ]
+        writer.writerow(row)
+    return stream.getvalue()
+
+
+def _readme(target: str, lines: Sequence[_Line], precision: str) -> str:
+    blocks = sum(line.subject.kind == "block" for line in lines) // 2
+    networks = sum(line.subject.kind == "network" for line in lines)
+    note = "Weights are random: they do not change the time, but the outputs mean nothing."
+    if precision == "w8a8":
+        note = f"""Beside each float file lies the same graph with QuantizeLinear and DequantizeLinear pairs
+(`-qdq.onnx`), for compilers that take a quantized graph. Use one of the two for all files. {note}"""
+    return f"""# What to time on {target}
+
+{blocks} blocks and {networks} networks, chosen so that their times tell most about the rest.
+
+1. Compile each file of the table `{TABLE}` for the device in **{precision}**, as you would compile a network for
+   production: same compiler version, same options, batch 1.
+2. Run each on the device with nothing else running: some runs to warm up, then at least thirty, one at a time. Write
+   the **median** time of one inference in **milliseconds** into the column `latency_ms`. Time what the device computes;
+   leave the transfer of the image out if you can, and treat all files alike.
+3. Write the compiler or runtime and its version into `runtime` and `runtime_version`, the same in every line.
+4. Leave the latency of a file that does not compile empty. A block is there twice, alone (`-x1`) and {CHAIN} times in a
+   row (`-x{CHAIN}`): time both or neither. Half their difference is the time of the block inside a network.
+5. Keep all other columns as they are, and hand the table back:
+   `nas measure import {TABLE} --target {target}`
+
+{note}
+"""

@@ -1,0 +1,271 @@
+"""Measures a list of jobs: prepared first, timed in turns, checked, recorded one by one as they are finished."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.measurements import Measurement
+from nas.errors import Interrupted, NasError, UsageError
+from nas.measure import device
+from nas.measure.jobs import Graph, Job
+from nas.measure.records import MeasurementStore
+from nas.measure.timing import FEWEST_CALM, Runner, Sentinel, Slices, summarize, time_in_turns
+from nas.progress import Narrator
+
+TURN = 16
+"""Graphs that are timed in turns together: a drift within their seconds touches all alike."""
+
+TRIES = 3
+"""How often a time whose spread is too wide is taken before it is refused."""
+
+REST_S = 1.0
+"""Between tries."""
+
+MOST_REFUSED = 4
+"""After so many refusals the machine is given up when most tries were refused."""
+
+
+class Device(Protocol):
+    """Something that runs graphs."""
+
+    runtime: str
+    runtime_version: str
+    precisions: tuple[str, ...]
+
+    def default_target(self) -> str: ...
+    def prepare(self, job: Job) -> dict[str, Any]: ...
+    def open(self, graph: Graph) -> Runner: ...
+    def sentinel(self, best_s: float) -> Sentinel | None: ...
+    def forget(self, jobs: Sequence[Job]) -> None: ...
+    def held(self) -> AbstractContextManager[Callable[[], dict[str, Any]]]: ...
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs. refused: job name -> why it has no record. unfused: job name -> operators."""
+
+    measured: list[Measurement] = field(default_factory=list)
+    known: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    unfused: dict[str, list[str]] = field(default_factory=dict)
+    left: int = 0
+
+
+def measure_jobs(
+    jobs: Sequence[Job],
+    on: Device,
+    target: str,
+    store: MeasurementStore,
+    narrator: Narrator,
+    *,
+    minutes: float | None = None,
+    prepare_only: bool = False,
+    seed: int = 0,
+) -> Outcome:
+    """Measure what the store does not have yet, in the order of `jobs`.
+
+    minutes: stop before the group of jobs that begins after so many minutes of timing. prepare_only: write the graphs
+    and time nothing. Raises UsageError for a precision the device lacks; NasError when the machine is under load and
+    nothing can be believed; Interrupted at Ctrl-C, with what is saved.
+    """
+    for job in jobs:
+        if job.precision not in on.precisions:
+            raise UsageError(
+                f"{on.runtime} on this device times {', '.join(on.precisions)}, but not {job.precision}: a figure for "
+                "it must come from a device that has such kernels"
+            )
+    records = store.of(target)
+    have = {record.identity for record in records}
+    pending = [job for job in jobs if _identity(job, on, target) not in have]
+    outcome = Outcome(known=len(jobs) - len(pending))
+    try:
+        with on.held() as state:
+            ready = _prepare(pending, on, outcome, narrator)
+            if prepare_only:
+                outcome.left = len(ready)
+                return outcome
+            if ready:
+                session = _Session(
+                    on, target, state, on.sentinel(_best_s(records)), np.random.default_rng(seed), outcome
+                )
+                _time_all(ready, session, store, narrator, minutes)
+    except KeyboardInterrupt as error:
+        done = len(outcome.measured) + outcome.known
+        raise Interrupted(
+            f"interrupted: {done} of {len(jobs)} measurements are saved; the same command goes on from there"
+        ) from error
+    return outcome
+
+
+def _identity(job: Job, on: Device, target: str) -> tuple[Any, ...]:
+    subject = job.subject
+    thing = (target, subject.kind, subject.name, subject.input_size, job.batch, job.precision)
+    return (*thing, on.runtime, on.runtime_version)
+
+
+def _name(job: Job) -> str:
+    return f"{job.subject.name} at {job.subject.input_size} in {job.precision}"
+
+
+def _prepare(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrator) -> list[Job]:
+    """Jobs whose graphs are there. What cannot be built, or a block that is not fused, is refused."""
+    ready = []
+    with narrator.bar("graphs") as update:
+        for number, job in enumerate(jobs):
+            update(number, len(jobs), job.subject.name)
+            try:
+                notes = on.prepare(job)
+            except NasError as error:
+                outcome.refused[_name(job)] = str(error)
+                continue
+            if notes["unfused"]:
+                outcome.unfused[_name(job)] = notes["unfused"]
+            if notes["unfused"] and job.subject.kind == "block":
+                outcome.refused[_name(job)] = f"not fused as intended: {', '.join(notes['unfused'])}"
+            else:
+                ready.append(job)
+        update(len(jobs), len(jobs), "")
+    return ready
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What all groups of one call share."""
+
+    on: Device
+    target: str
+    state: Callable[[], dict[str, Any]]
+    sentinel: Sentinel | None
+    rng: np.random.Generator
+    outcome: Outcome
+
+
+def _best_s(records: Sequence[Measurement]) -> float:
+    """The sentinel's time at peace, from measurements of the same device."""
+    return min((record.condition().get("sentinel_s", float("inf")) for record in records), default=float("inf"))
+
+
+def _time_all(
+    jobs: list[Job], session: _Session, store: MeasurementStore, narrator: Narrator, minutes: float | None
+) -> None:
+    begin, outcome = time.monotonic(), session.outcome
+    with narrator.bar("measured") as update:
+        done = 0
+        for group in groups(jobs):
+            if minutes is not None and time.monotonic() - begin > 60 * minutes:
+                outcome.left = len(jobs) - done
+                return
+            for record in _time_group(group, session):
+                store.put([record])
+                outcome.measured.append(record)
+            _give_up_under_load(session)
+            done += len(group)
+            session.on.forget([job for job in group if _name(job) not in outcome.refused])
+            update(done, len(jobs), group[-1].subject.name)
+
+
+def groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Consecutive jobs whose graphs are together at most TURN, each group of one job or more."""
+    out: list[list[Job]] = []
+    graphs: set[Graph] = set()
+    for job in jobs:
+        wanted = {graph for graph, _ in job.terms}
+        if not out or len(graphs | wanted) > TURN:
+            out.append([])
+            graphs = set()
+        graphs |= wanted
+        out[-1].append(job)
+    return out
+
+
+def _time_group(group: list[Job], session: _Session) -> list[Measurement]:
+    """Time jobs in turns; those with too wide a spread again, up to TRIES times, and then refuse them."""
+    done: list[Measurement] = []
+    waiting, refused = group, session.outcome.refused
+    runners = {graph: session.on.open(graph) for job in group for graph, _ in job.terms}
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(REST_S)
+        graphs = list(dict.fromkeys(graph for job in waiting for graph, _ in job.terms))
+        slices = time_in_turns([runners[graph] for graph in graphs], session.rng, session.sentinel)
+        conditions = session.state() | {"tries": attempt + 1}
+        if session.sentinel is not None:
+            conditions["sentinel_s"] = session.sentinel.best_s
+        noisy = []
+        for job in waiting:
+            rows = [graphs.index(graph) for graph, _ in job.terms]
+            try:
+                record = _record(job, Slices(slices.seconds[rows], slices.calm[rows]), session, conditions)
+            except _NoisyError as error:
+                noisy.append(job)
+                refused[_name(job)] = str(error)
+            else:
+                refused.pop(_name(job), None)
+                done.append(record)
+        waiting = noisy
+        if not waiting:
+            break
+    return done
+
+
+class _NoisyError(Exception):
+    """A time that cannot be believed."""
+
+
+def _record(job: Job, slices: Slices, session: _Session, conditions: dict[str, Any]) -> Measurement:
+    """The measurement of a job from the slices of its terms."""
+    calm: NDArray[np.bool_] = np.all(slices.calm, axis=0, keepdims=False)
+    rounds = slices.calm.shape[1]
+    if calm.sum() < FEWEST_CALM:
+        raise _NoisyError(
+            f"only {calm.sum()} of {rounds} slices were undisturbed in each of {TRIES} tries: the machine is under load"
+        )
+    seconds = slices.seconds[:, calm]
+    for row in seconds:
+        timing = summarize(row)
+        if timing.noisy:
+            raise _NoisyError(
+                f"its times spread over {100 * timing.spread_s / timing.median_s:.0f} percent of their median in each "
+                f"of {TRIES} tries: the machine is under load"
+            )
+    try:
+        timing = summarize(np.array([weight for _, weight in job.terms]) @ seconds)
+    except ValueError as error:
+        raise _NoisyError("too short to be told from the reorders of its ends") from error
+    on = session.on
+    return job.subject.record(
+        session.target,
+        job.precision,
+        timing.median_s,
+        batch=job.batch,
+        spread_s=timing.spread_s,
+        low_s=max(timing.low_s, 0.0),
+        high_s=timing.high_s,
+        repeats=timing.repeats,
+        runtime=on.runtime,
+        runtime_version=on.runtime_version,
+        conditions=json.dumps(conditions | {"method": job.method}, sort_keys=True),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        commit=device.commit(),
+    )
+
+
+def _give_up_under_load(session: _Session) -> None:
+    refused = sum("under load" in reason for reason in session.outcome.refused.values())
+    measured = len(session.outcome.measured)
+    if refused >= MOST_REFUSED and refused > measured:
+        load = session.state().get("load_1min")
+        raise NasError(
+            f"the machine is under load{f' (load average {load:g})' if load is not None else ''}: {refused} of "
+            f"{refused + measured} times spread too widely to be believed, taken {TRIES} times each; "
+            "stop other programs and run the same command again: what is measured is kept"
+        )
