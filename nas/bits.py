@@ -2,6 +2,8 @@
 
 A searched network has one policy per block (`BlockBits`); stem, downsampling and head are always w8a8.
 Tensors with the role "accumulator" (products whose range 8 bits do not hold) always have 16-bit activations.
+Layers with the role "residual" (a residual is folded into their kernel: one weight of 1 among small ones, 20 dB
+at 4 bits) have weights of at least 8 bits.
 The quantizer asks `bits_at`, the cost model puts whole workloads through `put_precision`: both follow the
 same rules.
 """
@@ -18,7 +20,7 @@ FIXED_BITS = BlockBits(8, 8)
 least.
 """
 
-ROLES = ("", "accumulator")
+ROLES = ("", "accumulator", "residual")
 FLOAT_PRECISIONS = ("fp32", "fp16")
 PRECISIONS = (*FLOAT_PRECISIONS, "w8a8", "w8a16", "w4a8", "w4a16")
 """Precisions a whole model can be costed at."""
@@ -42,11 +44,13 @@ def block_bits(path: str, arch: Architecture) -> BlockBits:
 
 
 def apply_role(role: str, bits: BlockBits) -> BlockBits:
-    """The policy of one op of a block: an "accumulator" writes 16-bit activations whatever the block's policy
-    is.
+    """The policy of one op of a block: an "accumulator" writes 16-bit activations and a "residual" has weights of
+    at least 8 bits, whatever the block's policy is.
     """
     if role not in ROLES:
         raise ValueError(f"unknown tensor role {role!r}; known: {', '.join(repr(known) for known in ROLES)}")
+    if role == "residual":
+        return BlockBits(max(8, bits.weights), bits.activations)
     return BlockBits(bits.weights, 16) if role == "accumulator" else bits
 
 
@@ -100,7 +104,7 @@ def _constant_dtypes(workload: Workload, bits: BlockBits) -> dict[int, str]:
             ):
                 dtypes[index] = "int32"
             elif op.kind in MATRIX_KINDS:
-                dtypes[index] = f"int{bits.weights}"
+                dtypes[index] = f"int{apply_role(op.role, bits).weights}"
             else:
                 dtypes.setdefault(index, f"int{bits.activations}")
     return dtypes

@@ -20,7 +20,7 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
 @dataclass(frozen=True, slots=True)
 class SpaceSpec:
-    """Which networks are candidates. No `mixers` means all; `choices` restricts genes: name -> values."""
+    """Which networks are candidates. No `mixers` means the core; `choices` restricts genes: name -> values."""
 
     name: str = "metaformer"
     preset: str = "small"

@@ -59,9 +59,12 @@ class MatMul(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution, then BatchNorm; `fold_` merges the second into the first."""
 
-    def __init__(self, in_chans: int, out_chans: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, in_chans: int, out_chans: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel // 2, groups=groups)
+        padding = dilation * (kernel // 2)
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, padding, dilation, groups)
         self.norm: nn.Module = nn.BatchNorm2d(out_chans)
 
     def forward(self, x: Tensor) -> Tensor:

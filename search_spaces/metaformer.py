@@ -9,22 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from search_spaces.architecture import ACTIVATIONS, NORMS
+from search_spaces.menu import MENU, chosen_mixers
 from search_spaces.space import Choice, SearchSpace, Value
-
-MIXER_KERNELS: dict[str, tuple[int, ...]] = {
-    "identity": (0,),
-    "pool": (0,),
-    "dwconv": (3, 5, 7),
-    "sepconv": (3, 5, 7),
-    "inception": (0,),
-    "mbconv": (3, 5),
-    "relu_linear": (0,),
-    "mhsa": (0,),
-}
-"""Mixer family -> kernels, as in `search_spaces.mixers.MIXERS`, repeated here so that the space needs no torch."""
-
-LATE_ONLY = frozenset({"mhsa"})
-"""Quadratic in the number of tokens: offered in the last two stages."""
 
 BITS = ("w4a8", "w8a8", "w4a16", "w8a16")
 
@@ -59,7 +45,7 @@ PRESETS = {
 
 
 def metaformer(preset: str = "small", granularity: str = "stage", mixers: Sequence[str] | None = None) -> SearchSpace:
-    """The metaformer space. `mixers`: families to offer (None: all).
+    """The metaformer space. `mixers`: families to offer, or groups of them (None: the group "core").
 
     Raises ValueError for an unknown preset, granularity or mixer, and when a stage is left without a mixer.
     """
@@ -67,17 +53,11 @@ def metaformer(preset: str = "small", granularity: str = "stage", mixers: Sequen
         raise ValueError(f"space metaformer has presets {', '.join(PRESETS)}, but got {preset!r}")
     if granularity not in ("stage", "block"):
         raise ValueError(f"granularity must be 'stage' or 'block', but got {granularity!r}")
-    families = list(dict.fromkeys(mixers)) if mixers is not None else list(MIXER_KERNELS)
-    for family in families:
-        if family not in MIXER_KERNELS:
-            near = difflib.get_close_matches(family, MIXER_KERNELS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(MIXER_KERNELS)}"
-            raise ValueError(f"unknown token mixer {family!r}; {hint}")
+    families = chosen_mixers(mixers or ["core"])
     words = {
-        f"{family}{kernel}" if kernel else family: (family, kernel)
-        for family in MIXER_KERNELS
-        if family in families
-        for kernel in MIXER_KERNELS[family]
+        word: (family, kernel)
+        for family in families
+        for word, kernel in zip(MENU[family].words(family), MENU[family].kernels, strict=True)
     }
     sizes = PRESETS[preset]
     choices = [
@@ -87,11 +67,12 @@ def metaformer(preset: str = "small", granularity: str = "stage", mixers: Sequen
     ]
     last = len(sizes.widths) - 1
     for stage, (widths, depths) in enumerate(zip(sizes.widths, sizes.depths, strict=True)):
-        offered = tuple(word for word, (family, _) in words.items() if family not in LATE_ONLY or stage >= last - 1)
+        offered = tuple(word for word, (family, _) in words.items() if not MENU[family].late_only or stage >= last - 1)
         if not offered:
+            early = [family for family in chosen_mixers(["core"]) if not MENU[family].late_only]
             raise ValueError(
                 f"stage {stage + 1} has no mixer left: {', '.join(families)} is for the last two stages only; "
-                "add one of " + ", ".join(name for name in MIXER_KERNELS if name not in LATE_ONLY)
+                f"add one of {', '.join(early)}"
             )
         prefix = f"stage{stage + 1}"
         choices += [Choice(f"{prefix}.depth", depths), Choice(f"{prefix}.width", widths)]
@@ -126,11 +107,20 @@ def load_space(
 ) -> SearchSpace:
     """The space of that name, restricted to `choices` (gene or last word of a gene -> allowed values).
 
-    Raises ValueError, one line with the cure, for anything unknown.
+    Raises ValueError, one line with the cure, for anything unknown, and for mixers that are bound to one resolution
+    beside several resolutions.
     """
     if name not in SPACES:
         near = difflib.get_close_matches(name, SPACES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SPACES)}"
         raise ValueError(f"unknown space {name!r}; {hint}")
     space = SPACES[name](preset=preset, granularity=granularity, mixers=mixers)
-    return space.restrict(choices) if choices else space
+    space = space.restrict(choices) if choices else space
+    bound = [family for family in space.mixers if MENU[family].token_bound]
+    sizes = space["resolution"].values
+    if bound and len(sizes) > 1:
+        raise ValueError(
+            f"mixers bound to one resolution ({', '.join(bound)}) cannot go with {len(sizes)} of them; choose one, as "
+            f"by --set 'space.choices={{resolution=[{sizes[-1]}]}}', or leave them out, as by --mixers ...,-{bound[0]}"
+        )
+    return space

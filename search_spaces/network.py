@@ -67,11 +67,19 @@ class MetaFormerBlock(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)) (MetaFormer, arXiv:2111.11418, Eq. 2 and 3).
 
     Mixers that begin with a padded convolution take the norm behind them, where BatchNorm folds exactly. `identity` has
-    no token branch; `mbconv` is the whole block.
+    no token branch; `mbconv` is the whole block. size: side of the map in pixels, for mixers bound to it; else 0.
     """
 
     def __init__(
-        self, dim: int, mixer: str, kernel: int, expansion: float, norm: str, activation: str, role_width: int
+        self,
+        dim: int,
+        mixer: str,
+        kernel: int,
+        expansion: float,
+        norm: str,
+        activation: str,
+        role_width: int,
+        size: int = 0,
     ) -> None:
         super().__init__()
         if mixer not in MIXERS:
@@ -79,13 +87,18 @@ class MetaFormerBlock(nn.Module):
         family: Any = MIXERS[mixer]
         if kernel not in family.kernels:
             raise ValueError(f"{mixer} has kernels {family.kernels}, but got {kernel}")
-        self.token_mixer = family(dim, kernel=kernel, expansion=expansion, role_width=role_width, activation=activation)
+        bound = {"size": size} if family.token_bound else {}
+        self.token_mixer = family(
+            dim, kernel=kernel, expansion=expansion, role_width=role_width, activation=activation, **bound
+        )
         self.norm_after: bool = family.norm_after
+        self.residual_inside: bool = family.residual_inside
         self.has_token_mixer = mixer != "identity"
         self.has_mlp = not family.replaces_block
         if self.has_token_mixer:
-            self.norm1: nn.Module = nn.Identity() if family.replaces_block else NORM_LAYERS[norm](dim)
-            self.add1 = Add()
+            self.norm1: nn.Module = nn.Identity() if family.norm_inside else NORM_LAYERS[norm](dim)
+            if not family.residual_inside:
+                self.add1 = Add()
         if self.has_mlp:
             self.norm2: nn.Module = NORM_LAYERS[norm](dim)
             self.mlp = Mlp(dim, expansion, activation)
@@ -93,7 +106,9 @@ class MetaFormerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.has_token_mixer:
-            if self.norm_after:
+            if self.residual_inside:
+                x = self.token_mixer(x)
+            elif self.norm_after:
                 x = self.add1(x, self.norm1(self.token_mixer(x)))
             else:
                 x = self.add1(x, self.token_mixer(self.norm1(x)))
@@ -103,10 +118,10 @@ class MetaFormerBlock(nn.Module):
 
     def fold_(self) -> None:
         if self.has_token_mixer and isinstance(self.norm1, nn.BatchNorm2d):
-            if not self.norm_after:
+            if not self.norm_after and hasattr(self.token_mixer, "norm_consumers"):
                 fold_norm_before(self.norm1, self.token_mixer.norm_consumers())
                 self.norm1 = nn.Identity()
-            elif hasattr(self.token_mixer, "fold_norm_after_"):
+            elif self.norm_after and hasattr(self.token_mixer, "fold_norm_after_"):
                 self.token_mixer.fold_norm_after_(self.norm1)
                 self.norm1 = nn.Identity()
             else:
@@ -114,6 +129,11 @@ class MetaFormerBlock(nn.Module):
         if self.has_mlp and isinstance(self.norm2, nn.BatchNorm2d):
             fold_norm_before(self.norm2, [self.mlp.fc1])
             self.norm2 = nn.Identity()
+
+
+def bound_size(mixer: str, size: int) -> dict[str, int]:
+    """`size` as an argument of a block, for mixers bound to it; blocks of the others are equal at all sizes."""
+    return {"size": size} if mixer in MIXERS and MIXERS[mixer].token_bound else {}
 
 
 class MetaFormerStage(nn.Module):
@@ -187,6 +207,7 @@ class MetaFormerNet(nn.Module):
             if index > 0:
                 downsample = ConvNorm(stages[index - 1]["width"], stage["width"], 3, stride=2)
                 reduction *= 2
+            size = -(-img_size // reduction)
             blocks = [
                 block_factory(
                     dim=stage["width"],
@@ -196,6 +217,7 @@ class MetaFormerNet(nn.Module):
                     norm=stage["norm"],
                     activation=stage["activation"],
                     role_width=stage["role_width"],
+                    **bound_size(block["mixer"], size),
                 )
                 for block in stage["blocks"]
             ]

@@ -10,7 +10,7 @@ from torch import nn
 
 from search_spaces.architecture import STEMS, Architecture
 from search_spaces.layers import ConvNorm
-from search_spaces.network import Head, MetaFormerBlock, Stem, fold_
+from search_spaces.network import Head, MetaFormerBlock, Stem, bound_size, fold_
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> It
 
         return build
 
-    def part(name: str, cls: type[nn.Module], size: int, chans: int, **kwargs: Any) -> NetworkPart:
-        spec = (cls.__name__, chans, size, *sorted(kwargs.items()))
-        return NetworkPart(name, spec, folded(lambda: cls(**kwargs)), (1, chans, size, size))
+    def part(name: str, cls: type[nn.Module], side: int, chans: int, **kwargs: Any) -> NetworkPart:
+        spec = (cls.__name__, chans, side, *sorted(kwargs.items()))
+        return NetworkPart(name, spec, folded(lambda: cls(**kwargs)), (1, chans, side, side))
 
     first, size = arch.stages[0], arch.resolution
     yield part(
@@ -73,6 +73,7 @@ def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> It
                 norm=stage.norm,
                 activation=stage.activation,
                 role_width=stage.role_width,
+                **bound_size(block.mixer, size),
             )
         before = stage.width
     norm = arch.stages[-1].norm

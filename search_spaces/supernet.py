@@ -20,7 +20,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.elastic import Index, share, shared_index
 from search_spaces.layers import NORM_LAYERS, ConvNorm, damp_
 from search_spaces.mixers import MIXERS
-from search_spaces.network import MetaFormerBlock, MetaFormerNet, Mlp, Stem, network_kwargs
+from search_spaces.network import MetaFormerBlock, MetaFormerNet, Mlp, Stem, bound_size, network_kwargs
 from search_spaces.space import SearchSpace
 
 _PLANS_KEPT = 256
@@ -30,21 +30,24 @@ _PLANS_KEPT = 256
 class SharedBlock(nn.Module):
     """Weights of one block position: each mixer family and its norms at the widest, one MLP for all of them."""
 
-    def __init__(self, families: dict[str, int], dim: int, expansion: float, norms: list[str], role_width: int) -> None:
+    def __init__(
+        self, families: dict[str, int], dim: int, expansion: float, norms: list[str], role_width: int, size: int
+    ) -> None:
         super().__init__()
         self.token_mixer = nn.ModuleDict()
         self.norm1 = nn.ModuleDict()
         for family, kernel in families.items():
             make: Any = MIXERS[family]
-            mixer = make(dim, kernel=kernel, expansion=expansion, role_width=role_width, activation="relu")
+            bound = bound_size(family, size)
+            mixer = make(dim, kernel=kernel, expansion=expansion, role_width=role_width, activation="relu", **bound)
             self.token_mixer[family] = mixer
             norm1 = _norms(norms, dim)
-            if family != "identity" and not mixer.replaces_block:
+            if family != "identity" and not mixer.norm_inside:
                 self.norm1[family] = norm1
             if mixer.norm_after:
                 for norm in norm1.values():
                     damp_(norm)
-            elif family != "identity":
+            elif family != "identity" and not mixer.residual_inside:
                 damp_(mixer.output_layer())
         self.norm2 = _norms(norms, dim)
         self.mlp = Mlp(dim, expansion, "relu")
@@ -119,6 +122,7 @@ class Supernet(nn.Module):
                     expansion=max(map(float, space[f"{space.block_prefix(stage, block)}.expansion"].values)),
                     norms=norms,
                     role_width=space.role_widths[stage],
+                    size=-(-space.max_resolution // (self.stem.reduction * 2**stage)),
                 )
                 for block in range(space.max_depth(stage))
             ]

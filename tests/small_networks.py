@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Block, BlockBits, Stage
-from search_spaces.mixers import MIXERS
+from search_spaces.menu import MENU
 from search_spaces.network import MetaFormerNet, build_network
 
-MIXER_KERNELS: list[tuple[str, int]] = [
-    (name, mixer.kernels[-1])  # type: ignore[attr-defined]
-    for name, mixer in MIXERS.items()
-]
-"""Every mixer with its largest kernel."""
+T = TypeVar("T", bound=nn.Module)
+
+MIXER_KERNELS = [(name, facts.kernels[-1]) for name, facts in MENU.items() if facts.group == "core"]
+"""The core mixers with their largest kernels: what tests take that need several; all are in `test_mixers`."""
 
 
 def small_architecture(
@@ -40,6 +41,19 @@ def random_network(arch: Architecture, num_classes: int = 10) -> MetaFormerNet:
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.5)
     return network
+
+
+def randomize(module: T, seed: int = 0) -> T:
+    """Weights, biases and BatchNorm statistics that hide no mistake (no zeros, no ones)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if isinstance(tensor, nn.Parameter) or "running" in name:
+                noise = torch.rand(tensor.shape, generator=generator)
+                fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
+                positive = "running_var" in name or (tensor.ndim == 1 and name.endswith("weight"))
+                tensor.copy_(noise + 0.5 if positive else (noise - 0.5) * 2 / fan_in**0.5)
+    return module
 
 
 def random_images(count: int, seed: int = 1) -> Tensor:

@@ -34,11 +34,16 @@ _BITS = "nas.bits"
 
 def write_float_onnx(path: Path, folded: nn.Module, input_shape: tuple[int, ...]) -> None:
     """Export `folded` for inputs of `input_shape` [batch, channels, height, width], which the file fixes."""
-    onnx.save(_export(folded, input_shape), str(path))
+    onnx.save(export_graph(folded, input_shape), str(path))
 
 
 def write_qdq_onnx(path: Path, quantized: QuantizedNetwork, input_shape: tuple[int, ...]) -> None:
     """Export `quantized` for inputs of `input_shape`: weights of 4 or 8 bits, biases of 32, activations of 8 or 16."""
+    onnx.save(export_graph(integer_form(quantized), input_shape), str(path))
+
+
+def integer_form(quantized: QuantizedNetwork) -> nn.Module:
+    """`quantized` with pairs of ONNX operators for its quantizers and with integer weights: for `export_graph` only."""
     body = copy.deepcopy(quantized.body)
     for name, module in list(body.named_modules()):
         if isinstance(module, Quantizer):
@@ -46,7 +51,28 @@ def write_qdq_onnx(path: Path, quantized: QuantizedNetwork, input_shape: tuple[i
     for path_in_network, grid in quantized.layer_grids.items():
         layer: Any = body.get_submodule(path_in_network)
         body.set_submodule(path_in_network, _IntegerLayer(layer, grid))
-    onnx.save(_export(body, input_shape), str(path))
+    return body
+
+
+def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
+    """One static ONNX graph of `module` for one input of `input_shape`, checked, without notes of this machine."""
+    example = torch.zeros(input_shape)
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],  # further outputs get names of their own
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _pack_four_bits(model)
+    _remove_notes(model)
+    onnx.checker.check_model(model)
+    return model
 
 
 class _QuantizeDequantize(nn.Module):
@@ -109,26 +135,6 @@ def _dequantized(codes: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tenso
     """Constants with one scale per output channel."""
     marks: dict[str, Any] = {"attrs": {"axis": 0}, "metadata_props": {_BITS: str(bits)}}
     return _operator("DequantizeLinear", (codes, scale, zero), torch.float32, codes.shape, **marks)
-
-
-def _export(module: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
-    example = torch.zeros(input_shape)
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    _pack_four_bits(model)
-    _remove_notes(model)
-    onnx.checker.check_model(model)
-    return model
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import search_spaces.layers
+import search_spaces.mixers
 import search_spaces.network
 from search_spaces.mixers import MIXERS
 
@@ -46,9 +46,10 @@ def standalone_source(
     """
     used = {block["mixer"] for stage in arguments["stages"] for block in stage["blocks"]}
     mixers = {family: mixer for family, mixer in MIXERS.items() if family in used}
-    modules = [search_spaces.layers]
-    modules += dict.fromkeys(sys.modules[mixer.__module__] for mixer in mixers.values())
-    modules += [search_spaces.network]
+    modules: dict[ModuleType, None] = {}
+    for mixer in mixers.values():
+        _collect(sys.modules[mixer.__module__], modules)
+    _collect(search_spaces.network, modules)
     definitions: dict[str, _Definition] = {}
     imports: dict[str, tuple[str, str]] = {}
     for module in modules:
@@ -67,6 +68,16 @@ def standalone_source(
         _entry_point(name, arguments, pretrained_cfg),
     ]
     return "\n\n".join(parts[:3]) + "\n\n\n" + "\n\n\n".join(parts[3:]) + "\n"
+
+
+def _collect(module: ModuleType, found: dict[ModuleType, None]) -> None:
+    """Add `module` to `found`, after the modules of search_spaces whose definitions it imports."""
+    if module is search_spaces.mixers or module in found:  # the table is written anew, of the mixers in use
+        return
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("search_spaces."):
+            _collect(sys.modules[str(node.module)], found)
+    found[module] = None
 
 
 def _read(module: ModuleType, definitions: dict[str, _Definition], imports: dict[str, tuple[str, str]]) -> None:

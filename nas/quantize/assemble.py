@@ -128,7 +128,7 @@ def _quantize(
     layer_grids = {}
     for path, layer in layers.items():
         assert layer.bias is not None
-        bits, _ = bits_at(path, "", arch)
+        bits, _ = bits_at(path, getattr(layer, "role", ""), arch)
         input_scale = activation_grids[read[path]].scale
         layer_grids[path] = layer_grid(layer.weight, layer.bias, bits, input_scale)
         modules[path] = _rounded(layer, layer_grids[path])
@@ -152,4 +152,5 @@ def _rounded(layer: nn.Conv2d | nn.Linear, grid: LayerGrid) -> nn.Module:
         weight = weight.contiguous(memory_format=torch.channels_last)
     bias = grid.bias_codes(layer.bias).float() * grid.bias_scale
     rounded._parameters = {name: nn.Parameter(value, False) for name, value in (("weight", weight), ("bias", bias))}
+    rounded._buffers = {}  # where weights that are not learned lie
     return rounded

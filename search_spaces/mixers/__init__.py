@@ -1,25 +1,25 @@
-"""Token mixers: one file per family, one row per mixer in `MIXERS`.
-
-A mixer is an `nn.Module` from [batch, dim, height, width] to the same shape, built by
-`Mixer(dim, kernel=, expansion=, role_width=, activation=)`, with four class attributes:
-
-kernels: the kernel sizes it can be built with, small to large; (0,) when it has none.
-norm_after: the block's norm follows the mixer (so that BatchNorm folds into it) instead of preceding it.
-replaces_block: the mixer is token and channel mixer in one (mbconv); norm and MLP of the block go.
-late_only: quadratic in the number of tokens, offered in the last two stages only.
-
-A mixer whose norm precedes it has `norm_consumers()`, the 1x1 convolutions into which BatchNorm folds, and
-`output_layer()`, its last layer with weights. One whose norm follows may have `fold_norm_after_(norm)`.
+"""Token mixers: one file per family, one row per mixer in `MIXERS`. What a mixer must have: `contract.TokenMixer`.
 
 Weights are shared by taking, of every tensor of the widest mixer, the leading channels and the centre of the kernel.
-A mixer must therefore keep its parameters in tensors of which a prefix is the smaller mixer: heads in separate q, k, v.
+A mixer must therefore keep its parameters in tensors of which a prefix is the smaller mixer: heads in separate q, k, v,
+groups of channels with different roles in separate tensors. Weights that are not learned are buffers.
+`tests/search_spaces/test_mixers.py` tries every row.
 """
 
-from search_spaces.mixers.attention import LinearAttention, SelfAttention
-from search_spaces.mixers.conv import DepthwiseConv, InceptionConv, MBConv, SepConv
-from search_spaces.mixers.pooling import Pooling, SkipMixer
+from search_spaces.mixers.attention import (
+    LinearAttention,
+    MultiQueryAttention,
+    MultiScaleLinearAttention,
+    SelfAttention,
+)
+from search_spaces.mixers.contract import TokenMixer
+from search_spaces.mixers.conv import DepthwiseConv, FusedMBConv, InceptionConv, MBConv, SepConv
+from search_spaces.mixers.gated import DilatedConv, FFNAttention, GatedConv2, GatedConv3
+from search_spaces.mixers.pooling import Pooling, PoolingConv, SkipMixer
+from search_spaces.mixers.reparam import DilatedDepthwise, LargeKernelConv, RepMixer
+from search_spaces.mixers.tokens import RandomMixing, SpatialMLP
 
-MIXERS = {
+MIXERS: dict[str, type[TokenMixer]] = {
     "identity": SkipMixer,
     "pool": Pooling,
     "dwconv": DepthwiseConv,
@@ -28,6 +28,19 @@ MIXERS = {
     "mbconv": MBConv,
     "relu_linear": LinearAttention,
     "mhsa": SelfAttention,
+    "pool_dw": PoolingConv,
+    "largekernel": LargeKernelConv,
+    "repmixer": RepMixer,
+    "fused_mbconv": FusedMBConv,
+    "mldc": DilatedConv,
+    "mldc_dw": DilatedDepthwise,
+    "ffn_attn": FFNAttention,
+    "gnconv_o2": GatedConv2,
+    "gnconv_o3": GatedConv3,
+    "relu_linear_ms": MultiScaleLinearAttention,
+    "mqa": MultiQueryAttention,
+    "spatial_mlp": SpatialMLP,
+    "random": RandomMixing,
 }
 
-__all__ = ["MIXERS"]
+__all__ = ["MIXERS", "TokenMixer"]

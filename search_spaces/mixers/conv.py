@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.layers import ACTIVATION_LAYERS, ConvNorm, fold_norm_after, make_divisible
+from search_spaces.mixers.contract import TokenMixer
 
 
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(TokenMixer):
     """Depthwise k x k convolution, the token mixer of ConvNeXt (arXiv:2201.03545). macs: k^2 C N."""
 
-    kernels: tuple[int, ...] = (3, 5, 7)
+    kernels = (3, 5, 7)
     norm_after = True
-    replaces_block = False
-    late_only = False
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -27,16 +26,13 @@ class DepthwiseConv(nn.Module):
         fold_norm_after(norm, [self.dwconv])
 
 
-class SepConv(nn.Module):
+class SepConv(TokenMixer):
     """Inverted separable convolution of ConvFormer (arXiv:2210.13452, Eq. 7): 1x1 to 2C, depthwise k x k, 1x1 to C.
 
     macs: N (4 C^2 + 2 k^2 C).
     """
 
-    kernels: tuple[int, ...] = (3, 5, 7)
-    norm_after = False
-    replaces_block = False
-    late_only = False
+    kernels = (3, 5, 7)
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -55,17 +51,14 @@ class SepConv(nn.Module):
         return self.pwconv2
 
 
-class InceptionConv(nn.Module):
+class InceptionConv(TokenMixer):
     """Depthwise 3x3, 1x11 and 11x1 on three groups of channels, the rest untouched (InceptionNeXt, arXiv:2303.16900).
 
     The groups have role_width / 8 channels each and come first, so that a channel has one role at every width.
     macs: 31 g N with g = role_width / 8.
     """
 
-    kernels: tuple[int, ...] = (0,)
     norm_after = True
-    replaces_block = False
-    late_only = False
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -80,16 +73,15 @@ class InceptionConv(nn.Module):
         return torch.cat((self.dwconv_hw(hw), self.dwconv_w(w), self.dwconv_h(h), rest), dim=1)
 
 
-class MBConv(nn.Module):
+class MBConv(TokenMixer):
     """Inverted bottleneck (MobileNetV2, arXiv:1801.04381): 1x1 to eC, depthwise k x k, 1x1 to C, BatchNorm after each.
 
     Token and channel mixer in one. macs: N (2 e C^2 + k^2 e C).
     """
 
-    kernels: tuple[int, ...] = (3, 5)
-    norm_after = False
+    kernels = (3, 5)
+    norm_inside = True
     replaces_block = True
-    late_only = False
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -102,6 +94,30 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.act2(self.dwconv(self.act1(self.expand(x)))))
+
+    def output_layer(self) -> nn.Module:
+        return self.project.norm
+
+
+class FusedMBConv(TokenMixer):
+    """MBConv with its first two layers fused (EfficientNetV2, arXiv:2104.00298, Fig. 2): dense 3x3 to eC, 1x1 to C.
+
+    Token and channel mixer in one. macs: N (9 e C^2 + e C^2).
+    """
+
+    kernels = (3,)
+    norm_inside = True
+    replaces_block = True
+
+    def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
+        super().__init__()
+        hidden = make_divisible(dim * expansion)
+        self.expand = ConvNorm(dim, hidden, kernel)
+        self.act = ACTIVATION_LAYERS[activation]()
+        self.project = ConvNorm(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.act(self.expand(x)))
 
     def output_layer(self) -> nn.Module:
         return self.project.norm

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from search_spaces.layers import fold_norm_after
+from search_spaces.mixers.contract import TokenMixer
+from search_spaces.mixers.fixed import FixedDepthwise
 
-class SkipMixer(nn.Module):
+
+class SkipMixer(TokenMixer):
     """No token mixing: the block is its channel mixer alone.
 
     IdentityFormer (arXiv:2210.13452) keeps `x + norm(x)` here, a per-channel affine map of the residual stream; without
     it the sub-block costs nothing on any device.
     """
-
-    kernels = (0,)
-    norm_after = False
-    replaces_block = False
-    late_only = False
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -24,13 +24,10 @@ class SkipMixer(nn.Module):
         return x
 
 
-class Pooling(nn.Module):
+class Pooling(TokenMixer):
     """Average over 3x3 neighbours minus the pixel itself (PoolFormer, arXiv:2111.11418, Eq. 4); padding not counted."""
 
-    kernels = (0,)
     norm_after = True
-    replaces_block = False
-    late_only = False
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -38,3 +35,24 @@ class Pooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool(x) - x
+
+
+class PoolingConv(TokenMixer):
+    """`Pooling` with padding counted as zeros: a fixed depthwise 3x3 convolution, into which BatchNorm folds.
+
+    It equals `Pooling` except at the border. macs: 9 C N.
+    """
+
+    norm_after = True
+
+    def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
+        super().__init__()
+        average = torch.full((dim, 3, 3), 1 / 9)
+        average[:, 1, 1] -= 1
+        self.dwconv = FixedDepthwise(average)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dwconv(x)
+
+    def fold_norm_after_(self, norm: nn.BatchNorm2d) -> None:
+        fold_norm_after(norm, [self.dwconv])

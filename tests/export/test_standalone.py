@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_networks import MIXER_KERNELS, small_architecture
+from small_networks import small_architecture
 
 from nas.export.standalone import standalone_source
 from search_spaces.mixers import MIXERS
 from search_spaces.network import network_kwargs
+
+MIXER_KERNELS = [(name, mixer.kernels[-1]) for name, mixer in MIXERS.items()]
 
 
 def source_of(mixers: list[tuple[str, int]]) -> str:

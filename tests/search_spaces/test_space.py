@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from strategies import SMALL, SMALL_BLOCKWISE, seeds, spaces
 
 from search_spaces.architecture import Architecture, BlockBits
-from search_spaces.metaformer import LATE_ONLY, MIXER_KERNELS, load_space
+from search_spaces.menu import MENU, chosen_mixers
+from search_spaces.metaformer import load_space
 from search_spaces.mixers import MIXERS
 
 
@@ -80,11 +81,30 @@ def test_stage_granularity_has_few_parameters():
         assert len(load_space("metaformer", preset).choices) <= 24
 
 
-def test_table_of_mixers_matches_the_modules():
-    assert set(MIXER_KERNELS) == set(MIXERS)
+def test_menu_matches_the_modules():
+    assert list(MENU) == list(MIXERS)
     for name, mixer in MIXERS.items():
-        assert MIXER_KERNELS[name] == mixer.kernels
-        assert (name in LATE_ONLY) == mixer.late_only
+        facts = MENU[name]
+        assert (facts.kernels, facts.late_only, facts.token_bound) == (
+            mixer.kernels,
+            mixer.late_only,
+            mixer.token_bound,
+        )
+
+
+def test_the_default_is_the_core():
+    core = ("identity", "pool", "dwconv", "sepconv", "inception", "mbconv", "relu_linear", "mhsa")
+    assert load_space("metaformer").mixers == core
+    assert load_space("metaformer", mixers=["core"]) == load_space("metaformer")
+
+
+def test_groups_add_up_and_a_minus_takes_away():
+    core, first, second = (set(chosen_mixers([group])) for group in ("core", "first", "second"))
+    assert core < first
+    assert not first & second
+    assert set(chosen_mixers(["all"])) == first | second == set(MENU)
+    assert set(chosen_mixers(["first", "-core", "mhsa"])) == first - core | {"mhsa"}
+    assert chosen_mixers(["mhsa", "pool", "mhsa"]) == ["pool", "mhsa"]
 
 
 def test_attention_is_offered_in_late_stages_only():
@@ -99,7 +119,13 @@ def test_attention_is_offered_in_late_stages_only():
         ({"name": "metaformer", "preset": "huge"}, "presets small, mobile"),
         ({"name": "metaformer", "granularity": "layer"}, "'stage' or 'block'"),
         ({"name": "metaformer", "mixers": ["dwcon"]}, "did you mean 'dwconv'"),
+        ({"name": "metaformer", "mixers": ["spin"]}, "known: identity, .* and the groups core, first"),
+        ({"name": "metaformer", "mixers": ["core", "-all"]}, "no token mixer is left of core, -all"),
         ({"name": "metaformer", "mixers": ["mhsa"]}, "stage 1 has no mixer left"),
+        (
+            {"name": "metaformer", "mixers": ["pool", "random"]},
+            r"bound to one resolution \(random\) .*resolution=\[64\]",
+        ),
         ({"name": "metaformer", "choices": {"resolutoin": [32]}}, "did you mean 'resolution'"),
         ({"name": "metaformer", "choices": {"resolution": [33]}}, "resolution offers"),
         ({"name": "metaformer", "choices": {"stage1.mixer": ["mhsa"]}}, "stage1.mixer offers"),

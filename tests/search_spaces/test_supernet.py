@@ -7,30 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
+from small_networks import randomize
 from strategies import SMALL, SMALL_BLOCKWISE, architectures
 from torch import nn
 
-from search_spaces.architecture import ACTIVATIONS, NORMS, Architecture, Block, Stage
+from search_spaces.architecture import ACTIVATIONS, Architecture, Block, Stage
 from search_spaces.elastic import shared_index
-from search_spaces.mixers import MIXERS
 from search_spaces.network import build_network, fold
 from search_spaces.parts import network_parts
 from search_spaces.supernet import Supernet
 
 CLASSES = 7
-
-
-def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights, biases and BatchNorm statistics that hide no mistake (no zeros, no ones)."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.is_floating_point():
-                noise = torch.rand(tensor.shape, generator=generator)
-                fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
-                positive = "running_var" in name or (tensor.ndim == 1 and name.endswith("weight"))
-                tensor.copy_(noise + 0.5 if positive else (noise - 0.5) * 2 / fan_in**0.5)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -71,38 +58,6 @@ def test_supernet_equals_subnet_exactly_with_different_blocks_in_a_stage(blockwi
     with torch.no_grad():
         x = images(arch)
         assert torch.equal(blockwise(x, arch), blockwise.subnet(arch)(x))
-
-
-@pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("norm", NORMS)
-def test_every_mixer_shares_exactly_at_two_sizes(mixer, norm, blockwise):
-    late = MIXERS[mixer].late_only
-    for kernel in MIXERS[mixer].kernels:
-        for widths, depth in (((16, 32, 64, 96), 1), ((24, 64, 96, 160), 2)):
-            arch = one_mixer(mixer, kernel, norm, "gelu", widths, depth)
-            if late:
-                early = one_mixer("dwconv", 3, norm, "gelu", widths, depth)
-                arch = Architecture(24, "conv3s2", early.stages[:2] + arch.stages[2:])
-            with torch.no_grad():
-                x = images(arch)
-                assert torch.equal(blockwise(x, arch), blockwise.subnet(arch)(x))
-
-
-@pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("norm", NORMS)
-def test_folding_changes_nothing_but_rounding(mixer, norm):
-    kernel = MIXERS[mixer].kernels[-1]
-    arch = one_mixer(mixer, kernel, norm, "hardswish", (24, 48, 80, 128), 2)
-    network = randomize(build_network(arch, CLASSES)).eval()
-    folded = fold(network)
-    with torch.no_grad():
-        for i, stage in enumerate(network.stages):
-            for j, block in enumerate(stage.blocks):
-                x = torch.randn(2, arch.stages[i].width, 6, 6, generator=torch.Generator().manual_seed(j))
-                expected, got = block(x), folded.stages[i].blocks[j](x)
-                assert (got - expected).norm() <= 1e-5 * expected.norm()
-    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules()), "the network itself is left as it was"
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
 
 
 def test_depthwise_conv_shares_the_centre_of_the_largest_kernel(supernet):

@@ -1,0 +1,35 @@
+"""What a token mixer is, to everything that builds, shares, folds, costs and exports it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+
+class TokenMixer(nn.Module):
+    """Base of the mixers: [batch, dim, height, width] to the same shape. The class attributes are its contract.
+
+    A mixer is built by `Mixer(dim, kernel=, expansion=, role_width=, activation=)`, with `size=` besides when it is
+    `token_bound`. Where its norm is decides what else it must have:
+
+    before (default): `norm_consumers()`, the 1x1 convolutions into which BatchNorm folds; without it the folded norm
+        stays, as a depthwise 1x1 convolution. `output_layer()`, its last layer with weights, which starts small.
+    after (`norm_after`): `fold_norm_after_(norm)` may merge the BatchNorm behind it; without it likewise.
+    inside (`norm_inside`): it has its own; `output_layer()` is then its last norm or layer.
+    """
+
+    kernels: ClassVar[tuple[int, ...]] = (0,)
+    """Kernel sizes in pixels it can be built with, small to large; (0,) when there is nothing to choose."""
+    norm_after: ClassVar[bool] = False
+    """The block's norm follows the mixer, which begins with a padded convolution, so that BatchNorm folds exactly."""
+    norm_inside: ClassVar[bool] = False
+    """The mixer has BatchNorms of its own; the block puts none around it."""
+    residual_inside: ClassVar[bool] = False
+    """The mixer adds its input itself, to fold it into its kernel. Needs `norm_inside`."""
+    replaces_block: ClassVar[bool] = False
+    """Token and channel mixer in one: the block has no channel mixer besides. Needs `norm_inside`."""
+    late_only: ClassVar[bool] = False
+    """Quadratic in the number of tokens: offered in the last two stages only."""
+    token_bound: ClassVar[bool] = False
+    """Weights depend on the map's `size` in pixels a side: legal at one resolution only."""
