@@ -12,11 +12,14 @@ from nas.errors import UsageError
 from nas.problem import find_target, space_of
 from nas.spec import STUDIES, SpaceSpec, list_studies
 from nas.store import Store, StudyRecord
+from search_spaces.menu import MENU
 from search_spaces.metaformer import PRESETS, SPACES
 
 
 def describe_spaces(name: str | None, preset: str | None, granularity: str) -> list[dict[str, Any]]:
     """One entry per space and preset; of the named space only `preset`, by default the first.
+
+    `mixers`: those offered by default. `menu`: all there are, with group, kernels and bounds.
 
     Raises UsageError when it does not exist.
     """
@@ -27,7 +30,8 @@ def describe_spaces(name: str | None, preset: str | None, granularity: str) -> l
         for one in names
         for each in ([preset] if preset is not None else presets)
     ]
-    return [{**space.to_dict(), "mixers": list(space.mixers), "size": space.size} for space in spaces]
+    menu = {name: asdict(facts) for name, facts in MENU.items()}
+    return [{**space.to_dict(), "mixers": list(space.mixers), "size": space.size, "menu": menu} for space in spaces]
 
 
 def describe_targets() -> list[dict[str, Any]]:

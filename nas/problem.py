@@ -16,6 +16,7 @@ from nas.progress import Narrator
 from nas.samplers import SAMPLERS
 from nas.spec import SpaceSpec, StudySpec
 from search_spaces.metaformer import load_space
+from search_spaces.plugin import install, read_plugin
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None) -> Pro
     narrator = narrator or Narrator(quiet=True)
     spec = with_full_paths(spec)
     space = space_of(spec.space)
+    if space.plugin is not None:
+        from nas.conformance import check_plugin
+
+        check_plugin(space.plugin)
     if spec.search.sampler not in SAMPLERS:
         raise UsageError(f"unknown sampler {spec.search.sampler!r}; {suggestion(spec.search.sampler, SAMPLERS)}")
     targets = load_targets(spec)
@@ -70,7 +75,8 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None) -> Pro
     data = load_images(spec, space, folder, narrator)
     for note in data.notes:
         narrator.say(note)
-    identity = spec.identity(data.identity, *map(_digest, targets.values()))
+    own = [space.plugin.identity] if space.plugin else []
+    identity = spec.identity(data.identity, *map(_digest, targets.values()), *own)
     return Problem(spec, space, targets, goal, data, identity)
 
 
@@ -83,12 +89,17 @@ def _digest(target: Target) -> str:
 
 
 def space_of(spec: SpaceSpec) -> SearchSpace:
-    """Raises UsageError for an unknown space, preset, mixer or choice."""
+    """Raises UsageError for an unknown space, preset, mixer or choice, and for a plugin that cannot be loaded."""
     choices = {gene: list(values) for gene, values in spec.choices.items()}
+    mixers = spec.mixers or (("core", "plugin") if spec.plugin else None)
     try:
-        return load_space(spec.name, spec.preset, spec.granularity, spec.mixers or None, choices or None)
+        plugin = read_plugin(spec.plugin) if spec.plugin else None
+        if plugin is not None:
+            install(plugin)
+        space = load_space(spec.name, spec.preset, spec.granularity, mixers, choices or None)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    return replace(space, plugin=plugin)
 
 
 def load_targets(spec: StudySpec) -> dict[str, Target]:
@@ -135,4 +146,10 @@ def with_full_paths(spec: StudySpec) -> StudySpec:
         source = str(Path(source).resolve())
     # What is a file: as in `hw_models.load_target`.
     targets = tuple(str(Path(t).resolve()) if t.endswith(".toml") or "/" in t else t for t in spec.search.targets)
-    return replace(spec, data=replace(spec.data, source=source), search=replace(spec.search, targets=targets))
+    plugin = str(Path(spec.space.plugin).resolve()) if spec.space.plugin else None
+    return replace(
+        spec,
+        space=replace(spec.space, plugin=plugin),
+        data=replace(spec.data, source=source),
+        search=replace(spec.search, targets=targets),
+    )

@@ -20,13 +20,17 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
 @dataclass(frozen=True, slots=True)
 class SpaceSpec:
-    """Which networks are candidates. No `mixers` means the core; `choices` restricts genes: name -> values."""
+    """Which networks are candidates. No `mixers` means the core; `choices` restricts genes: name -> values.
+
+    plugin: Python file with token mixers of the user's own; they are offered beside the core, or by `mixers`.
+    """
 
     name: str = "metaformer"
     preset: str = "small"
     granularity: str = "stage"
     mixers: tuple[str, ...] = ()
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    plugin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +126,13 @@ class StudySpec:
     def identity(self, *facts: str) -> str:
         """Sixteen hexadecimal digits that name the study, whatever its length and speed.
 
-        facts: what data.source and search.targets stood for (content of images and of target files). They
+        facts: what data.source, search.targets and space.plugin stood for (content of images and of files). They
         take the place of the names: a moved folder is the same study, a changed file is another.
         """
         content = self.to_dict()
         del content["search"]["trials"], content["train"]["checkpoint_every"]
         del content["data"]["source"], content["search"]["targets"]
+        content["space"].pop("plugin", None)
         text = json.dumps([content, *facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces.architecture import Architecture, Block, BlockBits, Stage
+from search_spaces.plugin import Plugin
 
 Value = str | int | float
 Genome = dict[str, Value]
@@ -35,7 +36,7 @@ class SearchSpace:
 
     granularity: "stage" (all blocks of a stage alike: few, readable genes) or "block" (`stageN.blockM.mixer`, ...).
     stem: fixed by the preset. role_widths: narrowest width of each stage before any restriction.
-    mixer_kernels: mixer word (`dwconv5`) -> (family, kernel).
+    mixer_kernels: mixer word (`dwconv5`) -> (family, kernel). plugin: where mixers of the user's own come from.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SearchSpace:
     role_widths: tuple[int, ...]
     mixer_kernels: Mapping[str, tuple[str, int]]
     choices: tuple[Choice, ...]
+    plugin: Plugin | None = None
 
     def __getitem__(self, gene: str) -> Choice:
         for choice in self.choices:
@@ -210,4 +212,4 @@ class SearchSpace:
             "stem": self.stem,
             "role_widths": list(self.role_widths),
             "choices": {choice.name: list(choice.values) for choice in self.choices},
-        }
+        } | ({"plugin": self.plugin.identity} if self.plugin else {})

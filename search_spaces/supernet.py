@@ -21,6 +21,7 @@ from search_spaces.elastic import Index, share, shared_index
 from search_spaces.layers import NORM_LAYERS, ConvNorm, damp_
 from search_spaces.mixers import MIXERS
 from search_spaces.network import MetaFormerBlock, MetaFormerNet, Mlp, Stem, bound_size, network_kwargs
+from search_spaces.plugin import install
 from search_spaces.space import SearchSpace
 
 _PLANS_KEPT = 256
@@ -106,6 +107,8 @@ class Supernet(nn.Module):
 
     def __init__(self, space: SearchSpace, num_classes: int, in_chans: int = 3) -> None:
         super().__init__()
+        if space.plugin is not None:  # in a process that has not seen it yet
+            install(space.plugin)
         self.space, self.num_classes, self.in_chans = space, num_classes, in_chans
         norms = [str(value) for value in space["norm"].values]
         widths = [max(map(int, space[f"stage{stage + 1}.width"].values)) for stage in range(space.stage_count)]

@@ -24,6 +24,8 @@ def spaces(name: str | None, preset: str | None, granularity: str, as_json: bool
     for space in described:
         click.echo(f"{space['name']}/{space['preset']}  {space['size']:.3g} architectures")
         click.echo(f"  mixers: {', '.join(space['mixers'])}")
+        more = [mixer for mixer in space["menu"] if mixer not in space["mixers"]]
+        click.echo(f"  more by --mixers: {', '.join(more)}")
         for gene, values in space["choices"].items():
             click.echo(f"  {gene}: {', '.join(map(str, values))}")
 

@@ -104,7 +104,7 @@ def test_linear_attention_equals_its_quadratic_form(supernet):
     with torch.no_grad():
         q, k, v = (layer(x).unflatten(1, (2, 16)).flatten(3) for layer in (mixer.q, mixer.k, mixer.v))
         weights = q.relu().transpose(2, 3) @ k.relu() / 16  # [batch, heads, query, key]
-        weights = weights / (weights.sum(3, keepdim=True) + mixer.eps)
+        weights = weights / (weights.sum(3, keepdim=True) + mixer.kernel.eps)
         out = (v @ weights.transpose(2, 3)).flatten(1, 2).unflatten(2, (4, 4))
         expected = mixer.proj(out + mixer.dwconv(mixer.v(x)))
         torch.testing.assert_close(mixer(x), expected, rtol=1e-4, atol=1e-5)
