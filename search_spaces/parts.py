@@ -10,6 +10,7 @@ from torch import nn
 
 from search_spaces.architecture import STEMS, Architecture
 from search_spaces.layers import ConvNorm
+from search_spaces.mixers import MIXERS
 from search_spaces.network import Head, MetaFormerBlock, Stem, bound_size, fold_
 
 
@@ -37,8 +38,8 @@ def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> It
 
         return build
 
-    def part(name: str, cls: type[nn.Module], side: int, chans: int, **kwargs: Any) -> NetworkPart:
-        spec = (cls.__name__, chans, side, *sorted(kwargs.items()))
+    def part(name: str, cls: type[nn.Module], side: int, chans: int, source: str = "", **kwargs: Any) -> NetworkPart:
+        spec = (cls.__name__, source, chans, side, *sorted(kwargs.items()))
         return NetworkPart(name, spec, folded(lambda: cls(**kwargs)), (1, chans, side, side))
 
     first, size = arch.stages[0], arch.resolution
@@ -66,6 +67,7 @@ def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> It
                 MetaFormerBlock,
                 size,
                 stage.width,
+                MIXERS[block.mixer].__module__ if block.mixer in MIXERS else "",  # a plugin's names its text
                 dim=stage.width,
                 mixer=block.mixer,
                 kernel=block.kernel,

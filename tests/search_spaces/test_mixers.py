@@ -240,12 +240,16 @@ def decibels(signal: Tensor, other: Tensor) -> float:
     return float(10 * torch.log10(signal.var() / (signal - other).var().clamp_min(1e-20)))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # one core: 1.3 seconds a mixer, all in the first test, which exports
 @every_mixer
 def test_onnx_runtime_computes_the_float_network(mixer: str, exported: dict[str, Exported]) -> None:
     ours = predict(exported[mixer].prepared.folded, [IMAGES])
     assert (ours - exported[mixer].floating).abs().max() <= 1e-4 * ours.abs().max()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @every_mixer
 def test_eight_bits_are_close_to_float_and_onnx_runtime_computes_them(
     mixer: str, exported: dict[str, Exported]
