@@ -49,4 +49,4 @@ def write_result(path: Path, result: dict[str, Any], columns: Sequence[str], row
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -82,7 +82,7 @@ def held_out(count: int, predict: Callable[[NDArray[np.intp], NDArray[np.intp]],
 
 
 def _choose_noise(columns_s: Array, measured_s: Array, prior: FactorPrior) -> float:
-    """The level with the smallest median-like error of held-out samples; the largest when there are under three."""
+    """The level with the smallest error of held-out samples; the largest when there are under three."""
     if len(measured_s) < 3:
         return NOISES[2]
     errors = []
@@ -96,8 +96,8 @@ def _choose_noise(columns_s: Array, measured_s: Array, prior: FactorPrior) -> fl
 
 
 def robust_error(log_errors: Array) -> float:
-    """Mean of |e| with each |e| counted as at most 0.5: a figure that a degenerate measurement cannot dominate."""
-    return float(np.minimum(np.abs(log_errors), 0.5).mean())
+    """Root mean square with no error counted as more than 0.5: degenerate measurements cannot dominate it."""
+    return float(np.sqrt(np.minimum(log_errors**2, 0.25).mean()))
 
 
 def _fit(columns_s: Array, measured_s: Array, prior: FactorPrior, noise: float) -> Array:

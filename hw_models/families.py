@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from hw_models.estimate import GroupCost, PartCost, dram_seconds, network_overhead_s, streamed_share
 from hw_models.target import Target
 
-FAMILIES = ("dense", "pointwise", "depthwise", "attention", "norm", "elementwise", "movement")
+FAMILIES = ("dense", "pointwise", "depthwise", "attention", "norm", "elementwise", "pool", "movement")
 """Families of kernels: convolutions wider than 1x1; 1x1 convolutions and linear layers; one input channel per
-group; products of two activations and softmax; normalization; other arithmetic, pooling, resizing; copies."""
+group; products of two activations and softmax; normalization; other arithmetic; pooling, means, resizing; copies."""
 
 FORMATS = ("float", "int")
 

@@ -49,4 +49,6 @@ def _family(op: Op) -> str:
         return "dense" if op.window is not None and prod(op.window.kernel) > 1 else "pointwise"
     if op.kind == "norm":
         return "norm"
+    if op.kind in ("pool", "reduce", "resize"):
+        return "pool"
     return "movement" if op.kind in ("transpose", "copy", "gather") else "elementwise"

@@ -1,0 +1,121 @@
+"""What factors leave over, as a function of a kernel's features that multiplies its time.
+
+A sample's log error is modelled as the mean of g over its kernels, weighted by their shares of its time: to first
+order the log of a sum in which every kernel's time is multiplied by exp(g). So g is learned from whole networks and
+from blocks alike, and is applied kernel by kernel: what a block takes does not depend on the network around it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.samples import Samples
+
+Array = NDArray[np.float64]
+
+LIMIT = 1.5
+"""No kernel is corrected by more than exp(1.5), about 4.5 times: beyond that a residual extrapolates."""
+
+
+class Residual(Protocol):
+    """A fitted g: features [kernels, FEATURES] -> [kernels]."""
+
+    def __call__(self, features: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class ResidualKind:
+    """Which family of functions g comes from: "ridge" (linear), "gp" (Gaussian process), "boosting" (trees).
+
+    strength: the larger, the nearer g stays to 0; least: samples below which it is not tried.
+    """
+
+    name: str
+    strength: float
+    least: int
+
+
+KINDS = (
+    ResidualKind("ridge", 1.0, 10),
+    ResidualKind("ridge", 10.0, 10),
+    ResidualKind("gp", 0.05, 15),
+    ResidualKind("gp", 0.2, 15),
+    ResidualKind("boosting", 1.0, 40),
+)
+
+
+def fit_residual(kind: ResidualKind, samples: Samples, unit_s: Array) -> Residual:
+    """g for samples whose units take unit_s [units] seconds so far."""
+    log_error = np.clip(np.log(samples.measured_s / samples.sum_units(unit_s)), -LIMIT, LIMIT)
+    share = unit_s / samples.sum_units(unit_s)[samples.owner]
+    known = samples.units.features.any(axis=1)
+    if kind.name == "gp":
+        return _fit_process(kind, samples, log_error, share * known)
+    mean = np.zeros((len(samples), samples.units.features.shape[1]))
+    np.add.at(mean, samples.owner, samples.units.features * share[:, None])
+    return _fit_means(kind, mean, log_error)
+
+
+def apply_residual(residual: Residual | None, features: Array) -> Array:
+    """exp(g) per unit; 1 for launches and starts, which have no features."""
+    if residual is None or not len(features):
+        return np.ones(len(features))
+    known = features.any(axis=1)
+    factor = np.ones(len(features))
+    if known.any():
+        factor[known] = np.exp(np.clip(residual(features[known]), -LIMIT, LIMIT))
+    return factor
+
+
+def _fit_means(kind: ResidualKind, mean: Array, log_error: Array) -> Residual:
+    """A function of features, learned from share-weighted mean features [samples, FEATURES]."""
+    from sklearn.ensemble import GradientBoostingRegressor
+    from sklearn.linear_model import Ridge
+
+    model: Any
+    if kind.name == "ridge":
+        model = Ridge(alpha=kind.strength, fit_intercept=False)
+    else:
+        model = GradientBoostingRegressor(
+            loss="huber", n_estimators=80, max_depth=3, learning_rate=0.08, min_samples_leaf=5, random_state=0
+        )
+    model.fit(mean, log_error)
+    return lambda features: np.asarray(model.predict(features))
+
+
+@dataclass
+class _Process:
+    """Posterior mean of a Gaussian process over kernels that was seen through share-weighted sums."""
+
+    features: Array
+    weights: Array
+    reach: float = field(default=1.0)
+
+    def __call__(self, features: Array) -> Array:
+        return _kernel(features, self.features, self.reach) @ self.weights
+
+
+def _kernel(left: Array, right: Array, reach: float) -> Array:
+    from sklearn.metrics.pairwise import rbf_kernel
+
+    return np.asarray(rbf_kernel(left, right, gamma=0.5 / reach**2))
+
+
+AMPLITUDE, REACH = 0.25, 1.0
+"""Standard deviation of g, and distance in features over which it changes: estimated. Cross-validation decides how far
+measurements are believed (the strength)."""
+
+
+def _fit_process(kind: ResidualKind, samples: Samples, log_error: Array, share: Array) -> Residual:
+    from sklearn.kernel_ridge import KernelRidge
+
+    features = samples.units.features
+    sums = np.zeros((len(samples), len(features)))
+    sums[samples.owner, np.arange(len(features))] = share
+    covariance = AMPLITUDE**2 * sums @ _kernel(features, features, REACH) @ sums.T
+    model = KernelRidge(kernel="precomputed", alpha=kind.strength**2).fit(covariance, log_error)
+    return _Process(features, AMPLITUDE**2 * (np.asarray(model.dual_coef_) @ sums), REACH)
