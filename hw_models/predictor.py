@@ -40,6 +40,9 @@ POWER_STRENGTHS = (1.0, 4.0)
 LOG_SIZE = 0.4
 """Typical spread of log latencies of one space's networks, which makes the strengths of power laws comparable."""
 
+CHOICE_FOLDS = 5
+"""Folds on which members are compared, with more than twenty samples."""
+
 QUARTERS = 4
 EVENNESS = 0.15
 """Weights of members are multiples of a quarter; all weight on one costs up to this share of the held-out error."""
@@ -55,7 +58,9 @@ class TooFewSamples(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a member is fitted. base: "factors", "mixture" or "powers"; strength: how near it stays to its prior."""
+    """How a member is fitted. base: "scale" (the prior's factors at the device's common speed), "factors", "mixture"
+    or "powers"; strength: how near it stays to its prior.
+    """
 
     base: str
     strength: float
@@ -160,6 +165,7 @@ class Predictor:
     """A calibrated predictor. held_out_s: [samples] predictions of its own samples, each made without it."""
 
     choice: Choice
+    fold_choices: tuple[Choice, ...]
     blend: Blend
     fold_blends: tuple[Blend, ...]
     fold_of: Positions
@@ -221,19 +227,24 @@ def fit_predictor(samples: Samples, prior: FactorPrior | None = None) -> Predict
         raise TooFewSamples(len(samples))
     if not (np.isfinite(samples.measured_s) & (samples.measured_s > 0)).all():
         raise ValueError("measured times must be positive")
-    return refit_predictor(samples, choose(samples, prior), prior)
+    prior = prior or FactorPrior.of_cost_model()
+    # Every fold chooses for itself: an interval that did not count the choice would be too narrow.
+    fold_choices = tuple(choose(samples.take(train), prior) for train, _ in folds(len(samples)))
+    return refit_predictor(samples, choose(samples, prior), fold_choices, prior)
 
 
-def refit_predictor(samples: Samples, choice: Choice, prior: FactorPrior | None = None) -> Predictor:
-    """The predictor of a choice that was made before: the same samples give the same numbers."""
+def refit_predictor(
+    samples: Samples, choice: Choice, fold_choices: Sequence[Choice], prior: FactorPrior | None = None
+) -> Predictor:
+    """The predictor of choices that were made before: the same samples give the same numbers."""
     prior = prior or FactorPrior.of_cost_model()
     fold_of, held_out = np.empty(len(samples), dtype=np.intp), np.empty(len(samples))
     blends = []
     for number, (train, test) in enumerate(folds(len(samples))):
-        blends.append(_fit_blend(choice, samples.take(train), prior))
+        blends.append(_fit_blend(fold_choices[number], samples.take(train), prior))
         fold_of[test], held_out[test] = number, blends[-1].predict(samples.take(test))
     whole = _fit_blend(choice, samples, prior)
-    return Predictor(choice, whole, tuple(blends), fold_of, held_out, samples.measured_s)
+    return Predictor(choice, tuple(fold_choices), whole, tuple(blends), fold_of, held_out, samples.measured_s)
 
 
 def choose(samples: Samples, prior: FactorPrior | None = None) -> Choice:
@@ -241,6 +252,7 @@ def choose(samples: Samples, prior: FactorPrior | None = None) -> Choice:
     prior = prior or FactorPrior.of_cost_model()
     trial = _Trial(samples, prior)
     bases = [
+        Recipe("scale", 0.0),
         trial.best([Recipe("factors", noise) for noise in NOISES]),
         trial.best([Recipe("mixture", strength) for strength in MIXTURE_STRENGTHS]),
     ]
@@ -250,7 +262,7 @@ def choose(samples: Samples, prior: FactorPrior | None = None) -> Choice:
     if samples.units.features.any():
         kinds = [kind for kind in KINDS if kind.least <= len(samples)]
         for name in dict.fromkeys(kind.name for kind in kinds):
-            own = [replace(base, residual=kind) for base in bases[:1] for kind in kinds if kind.name == name]
+            own = [replace(base, residual=kind) for base in bases[1:2] for kind in kinds if kind.name == name]
             finalists.append(trial.best(own))
     return trial.blend(finalists)
 
@@ -260,7 +272,9 @@ class _Trial:
 
     def __init__(self, samples: Samples, prior: FactorPrior) -> None:
         self.samples, self.prior = samples, prior
-        self.pieces = [(test, samples.take(train), samples.take(test)) for train, test in folds(len(samples))]
+        self.pieces = [
+            (test, samples.take(train), samples.take(test)) for train, test in folds(len(samples), CHOICE_FOLDS)
+        ]
         self.found: dict[Recipe, Array] = {}
 
     def held_out(self, recipe: Recipe) -> Array:
@@ -286,7 +300,7 @@ class _Trial:
         penalty = [1 + EVENNESS * (own.max() - 1 / len(recipes)) for own in weights]
         errors = [self.error(own @ held_out) * factor for own, factor in zip(weights, penalty, strict=True)]
         best = weights[int(np.argmin(errors))]
-        kept = np.flatnonzero(best)
+        kept = [index for index in range(len(recipes)) if best[index]]
         return Choice(tuple(recipes[index] for index in kept), tuple(float(best[index]) for index in kept))
 
 
@@ -308,9 +322,11 @@ def fit_member(recipe: Recipe, samples: Samples, prior: FactorPrior) -> Member:
     """One member, fitted on all of `samples`."""
     if recipe.base == "powers":
         return PowerLaw(*fit_powers(_logs(samples), samples.measured_s, recipe.strength))
-    if recipe.base == "factors":
+    extras = np.zeros(0)
+    if recipe.base == "scale":
+        weights = _scaled(samples, prior)
+    elif recipe.base == "factors":
         weights, _ = fit_factors(samples.columns_s, samples.measured_s, prior, recipe.strength)
-        extras = np.zeros(0)
     else:
         weights, extras = _mixture(recipe.strength, samples, prior)
     member = Additive(weights, extras)
@@ -328,10 +344,15 @@ def _mixture(strength: float, samples: Samples, prior: FactorPrior) -> tuple[Arr
     columns = np.column_stack([samples.columns_s, extras])
     centre = np.zeros(columns.shape[1])
     if not extras.shape[1]:
-        expected = np.exp(prior.mean)
-        centre = expected * np.exp(np.median(np.log(samples.measured_s / (samples.columns_s @ expected))))
+        centre = _scaled(samples, prior)
     weights = fit_mixture(columns, samples.measured_s, strength, centre)
     return weights[: len(COLUMNS)], weights[len(COLUMNS) :]
+
+
+def _scaled(samples: Samples, prior: FactorPrior) -> Array:
+    """The prior's factors times the median of what is measured over what they predict."""
+    expected = np.exp(prior.mean)
+    return expected * np.exp(np.median(np.log(samples.measured_s / (samples.columns_s @ expected))))
 
 
 def _extras(samples: Samples) -> Array:

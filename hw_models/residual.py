@@ -42,9 +42,8 @@ class ResidualKind:
 KINDS = (
     ResidualKind("ridge", 1.0, 10),
     ResidualKind("ridge", 10.0, 10),
-    ResidualKind("gp", 0.05, 15),
-    ResidualKind("gp", 0.2, 15),
-    ResidualKind("boosting", 1.0, 40),
+    ResidualKind("gp", 0.1, 15),
+    ResidualKind("boosting", 1.0, 60),
 )
 
 
@@ -81,7 +80,7 @@ def _fit_means(kind: ResidualKind, mean: Array, log_error: Array) -> Residual:
         model = Ridge(alpha=kind.strength, fit_intercept=False)
     else:
         model = GradientBoostingRegressor(
-            loss="huber", n_estimators=80, max_depth=3, learning_rate=0.08, min_samples_leaf=5, random_state=0
+            n_estimators=40, max_depth=3, learning_rate=0.12, min_samples_leaf=5, random_state=0
         )
     model.fit(mean, log_error)
     return lambda features: np.asarray(model.predict(features))

@@ -1,0 +1,169 @@
+"""What measured devices say about one that was not measured, or hardly: family factors, their spread, their errors.
+
+Devices of the same vendor's stack count most, others of the same kind less, and other kinds not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.factors import COLUMN_SPREAD, SCALE_SPREAD, FactorPrior, fit_factors
+from hw_models.families import COLUMNS
+from hw_models.samples import Samples
+
+Array = NDArray[np.float64]
+
+STACKS: Mapping[str, tuple[str, str]] = {
+    "apple_a14": ("npu", "Apple"),
+    "ax630c": ("npu", "AXERA"),
+    "ax650n": ("npu", "AXERA"),
+    "coral_dev_board": ("npu", "Edge TPU"),
+    "coral_usb": ("npu", "Edge TPU"),
+    "ethos_u85_2048": ("npu", "Arm"),
+    "galaxy_s24": ("npu", "Hexagon"),
+    "galaxy_s25": ("npu", "Hexagon"),
+    "hailo10h": ("npu", "Hailo"),
+    "hailo8": ("npu", "Hailo"),
+    "hailo8l": ("npu", "Hailo"),
+    "i9_10940x": ("cpu", "x86"),
+    "jetson_agx_orin": ("gpu", "NVIDIA"),
+    "mcu_320kb": ("mcu", "Arm"),
+    "npu_40tops": ("npu", "VeriSilicon"),
+    "npu_64tops": ("npu", "VeriSilicon"),
+    "qcs8275": ("npu", "Hexagon"),
+    "qcs8550": ("npu", "Hexagon"),
+    "rk3588": ("npu", "Rockchip"),
+    "rtx_4090": ("gpu", "NVIDIA"),
+    "sl1680": ("npu", "VeriSilicon"),
+    "snapdragon_x_elite": ("npu", "Hexagon"),
+}
+"""Target -> (kind of device, vendor's stack of compiler and core)."""
+
+UNKNOWN = ("npu", "")
+"""A target file of a user's own: an NPU of no known stack."""
+
+SAME_STACK_WEIGHT = 4.0
+"""A device of the same stack counts as much as this many others: estimated."""
+
+INFORMATIVE_SHARE = 0.02
+"""A column tells of a device when it takes at least this share of the predicted time on average."""
+
+PUBLISHED = Path(__file__).parent / "packs" / "published_factors.json"
+
+
+@dataclass(frozen=True)
+class DeviceFactors:
+    """Factors of one measured device, precision and runtime.
+
+    log_factors: column -> natural logarithm, of the informative columns only. log_errors: measured over predicted, of
+    every sample, when the prediction came from the other devices of its kind alone; empty when there are none.
+    """
+
+    device: str
+    target: str
+    precision: str
+    runtime: str
+    samples: int
+    log_factors: Mapping[str, float]
+    log_errors: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DeviceFactors:
+        return cls(**{**data, "log_errors": tuple(data["log_errors"])})
+
+
+def stack_of(target: str) -> tuple[str, str]:
+    """(kind, stack) of a target by name."""
+    return STACKS.get(target, UNKNOWN)
+
+
+@lru_cache(maxsize=1)
+def published_factors() -> tuple[DeviceFactors, ...]:
+    """Factors of the devices of published tables, as the package ships them; see benchmarks/published_latency.py."""
+    data = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    return tuple(DeviceFactors.from_dict(entry) for entry in data["devices"])
+
+
+def measured_factors(
+    samples: Samples, *, device: str, target: str, precision: str = "", runtime: str = ""
+) -> DeviceFactors:
+    """The factors of a device that was measured."""
+    factors, _ = fit_factors(samples.columns_s, samples.measured_s)
+    share = (samples.columns_s / samples.prior_s[:, None]).mean(axis=0)
+    known = {COLUMNS[index]: float(np.log(factors[index])) for index in np.flatnonzero(share >= INFORMATIVE_SHARE)}
+    return DeviceFactors(device, target, precision, runtime, len(samples), known)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What is believed of a target before it is measured, and from whom."""
+
+    prior: FactorPrior
+    sources: tuple[DeviceFactors, ...]
+    log_errors: Array
+
+    @property
+    def log_spread(self) -> float:
+        """Half-width, in natural logarithms, of the interval that held 90 percent of the sources' own latencies when
+        each was predicted from the others.
+        """
+        return float(np.quantile(np.abs(self.log_errors), 0.9)) if len(self.log_errors) else SCALE_SPREAD
+
+    def upper(self, risk: float) -> float:
+        """Factor on a prediction that a share `risk` of latencies stays below."""
+        return (
+            float(np.exp(np.quantile(self.log_errors, risk))) if len(self.log_errors) else float(np.exp(SCALE_SPREAD))
+        )
+
+
+def transfer(target: str, devices: Sequence[DeviceFactors]) -> Transfer | None:
+    """From measured devices of the target's kind, its own measurements left out; None when there are none."""
+    kind, stack = stack_of(target)
+    sources = [one for one in devices if stack_of(one.target)[0] == kind and one.target != target]
+    if not sources:
+        return None
+    # Rows of one device (precisions, runtimes) share its weight.
+    rows_of = {one.target: sum(other.target == one.target for other in sources) for one in sources}
+    weights = np.array(
+        [
+            (SAME_STACK_WEIGHT if stack and stack_of(one.target)[1] == stack else 1.0) / rows_of[one.target]
+            for one in sources
+        ]
+    )
+    scales = np.array([np.mean(list(one.log_factors.values())) for one in sources])
+    scale, scale_spread = _mean_and_spread(scales, weights, SCALE_SPREAD / 2)
+    means, spreads = np.full(len(COLUMNS), scale), np.full(len(COLUMNS), COLUMN_SPREAD)
+    for index, column in enumerate(COLUMNS):
+        has = [position for position, one in enumerate(sources) if column in one.log_factors]
+        if has:
+            off = np.array([sources[position].log_factors[column] - scales[position] for position in has])
+            step, spreads[index] = _mean_and_spread(off, weights[has], COLUMN_SPREAD)
+            means[index] = scale + step
+    errors = [error for one in sources for error in one.log_errors]
+    return Transfer(FactorPrior(means, spreads, scale_spread), tuple(sources), np.array(errors))
+
+
+def _mean_and_spread(values: Array, weights: Array, believed: float) -> tuple[float, float]:
+    """Weighted mean pulled towards 0, and standard deviation of the next value: `believed` counts as one device."""
+    total = weights.sum()
+    mean = float(weights @ values / (total + 1))
+    variance = (weights @ (values - mean) ** 2 + believed**2) / (total + 1)
+    return mean, float(np.sqrt(variance))
+
+
+def kin(target: str, sources: Sequence[DeviceFactors]) -> list[str]:
+    """Devices in words, same stack first."""
+    stack = stack_of(target)[1]
+    ordered = sorted(sources, key=lambda one: (stack_of(one.target)[1] != stack, one.device))
+    return list(dict.fromkeys(one.device for one in ordered))
