@@ -44,21 +44,48 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """How the supernet is trained. Budgets are optimizer steps, never seconds.
+    """How networks are trained: the supernet, and by the same recipe a network alone. Budgets are optimizer steps,
+    never seconds.
 
+    Of the supernet only:
     single_path_share: share of the steps, the first ones, that train one network each; the others are sandwich steps.
+    single_path_sizes: "largest", or "random" sizes for that one network.
     subnets: random subnets per sandwich step, beside the largest and the smallest.
+    small_warmup_share: share of the sandwich steps, the first ones, over which the smallest sizes on offer go down from
+        the largest to the smallest of the space (0: all sizes from the start).
+    fairness: every position deals its mixers evenly; otherwise they are drawn.
+    distillation: what the other networks of a sandwich step learn from the largest: "kl" (its predictions by
+        Kullback-Leibler divergence), "alpha" (by alpha-divergence) or "none".
+    teacher: a timm model with weights on this machine that the largest network learns from (see `nas.teacher`); "" none.
+
+    clip_norm: bound of the gradient's norm per network of a step; 0: none.
+    drop_path: probability at which the last residual branch is left out, falling linearly to 0 at the first.
+    ema: decay of the moving average of the weights, which is then what is kept; 0: the weights themselves.
+    mixup, cutmix: their alpha; rand_augment: timm's text for it, such as "rand-m7-n2-mstd0.5"; 0 and "": none.
+    compile: torch.compile for networks that are trained alone; a supernet would be compiled once per network.
     checkpoint_every: steps between two checkpoints; it does not change the result.
     """
 
     steps: int = 300
     single_path_share: float = 0.85
+    single_path_sizes: str = "largest"
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 20
     subnets: int = 2
+    small_warmup_share: float = 0.0
+    fairness: bool = True
+    distillation: str = "kl"
+    teacher: str = ""
     label_smoothing: float = 0.1
+    clip_norm: float = 1.0
+    drop_path: float = 0.0
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    rand_augment: str = ""
+    compile: bool = False
     seed: int = 0
     checkpoint_every: int = 50
 
@@ -251,7 +278,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-_WORDS = {tuple: "a list", Mapping: "a table", str: "text", int: "a whole number", float: "a number"}
+_WORDS = {tuple: "a list", Mapping: "a table", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 _AT_LEAST = {
     1: {
@@ -281,13 +308,30 @@ def _check(spec: StudySpec, where: str) -> None:
             raise UsageError(f"{where}: {section}.{key} must be 0 or more, but got {value}")
     if spec.data.limit is not None and spec.data.limit < 1:
         raise UsageError(f"{where}: data.limit must be at least 1, but got {spec.data.limit}")
-    train = spec.train
-    for key, holds in (
-        ("learning_rate > 0", 0 < train.learning_rate < float("inf")),
-        ("weight_decay >= 0", 0 <= train.weight_decay < float("inf")),
-        ("warmup_steps >= 0", train.warmup_steps >= 0),
-        ("0 <= single_path_share <= 1", 0 <= train.single_path_share <= 1),
-        ("0 <= label_smoothing < 1", 0 <= train.label_smoothing < 1),
-    ):
-        if not holds:
-            raise UsageError(f"{where}: {key} must hold in [train], but got {train}")
+    for rule in _broken_rules(spec.train):
+        raise UsageError(f"{where}: {rule} must hold in [train], but got {spec.train}")
+
+
+_TRAIN_WORDS = {"single_path_sizes": ("largest", "random"), "distillation": ("kl", "alpha", "none")}
+
+
+def _broken_rules(train: TrainSpec) -> list[str]:
+    rules = {
+        "learning_rate > 0": 0 < train.learning_rate < float("inf"),
+        "weight_decay >= 0": 0 <= train.weight_decay < float("inf"),
+        "warmup_steps >= 0": train.warmup_steps >= 0,
+        "0 <= single_path_share <= 1": 0 <= train.single_path_share <= 1,
+        "0 <= small_warmup_share <= 1": 0 <= train.small_warmup_share <= 1,
+        "0 <= label_smoothing < 1": 0 <= train.label_smoothing < 1,
+        "clip_norm >= 0": 0 <= train.clip_norm < float("inf"),
+        "0 <= drop_path < 1": 0 <= train.drop_path < 1,
+        "0 <= ema < 1": 0 <= train.ema < 1,
+        "mixup >= 0": 0 <= train.mixup < float("inf"),
+        "cutmix >= 0": 0 <= train.cutmix < float("inf"),
+        "an even batch_size with mixup or cutmix, which mix images in pairs,": (
+            train.batch_size % 2 == 0 or not (train.mixup or train.cutmix)
+        ),
+    }
+    for key, words in _TRAIN_WORDS.items():
+        rules[f"{key} in {', '.join(words)}"] = getattr(train, key) in words
+    return [rule for rule, holds in rules.items() if not holds]

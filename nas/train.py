@@ -11,33 +11,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from nas.averaging import Average
 from nas.checkpoint import load_checkpoint, save_checkpoint
-from nas.data.augment import augment
 from nas.data.bundle import DataBundle
 from nas.errors import NasError
 from nas.files import sole_user
-from nas.interrupt import deferred_interrupt
+from nas.group import Group, process_group
+from nas.loop import Progress, Trainee, run_steps
+from nas.losses import alpha_divergence, kl, label_loss
+from nas.recipe import Batch, dropped_paths, make_optimizer, resized, training_batch, update
 from nas.spec import TrainSpec
+from nas.teacher import Teacher, load_teacher, weights_identity
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Supernet
 
-FORMAT = 1
+FORMAT = 2
 """Raised when training changes what the same spec gives."""
-
-Progress = Callable[[int, int, float], None]
-"""Called after each step with (steps done, steps in all, loss of the largest network)."""
-
 
 @dataclass(frozen=True)
 class TrainedSupernet:
@@ -57,6 +56,8 @@ def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec) -
     training = asdict(spec)
     del training["checkpoint_every"]
     content = [FORMAT, description, bundle.identity, bundle.num_classes, bundle.in_chans, training]
+    if spec.teacher:
+        content.append(weights_identity(spec.teacher))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -79,10 +80,13 @@ def train_supernet(
     identity = supernet_identity(space, bundle, spec)
     home = folder / "supernets" / identity
     finished = home / "supernet.safetensors"
-    with sole_user(home, f"supernet {identity}"):
-        reused = resume and finished.exists()
-        if not reused:
-            _train(space, bundle, spec, home, identity, progress, resume, device)
+    with process_group(device) as group:
+        with sole_user(home, f"supernet {identity}") if group.leads else nullcontext():
+            group.wait()
+            reused = resume and finished.exists()
+            if not reused:
+                _train(space, bundle, spec, home, identity, group, progress, resume)
+            group.wait()
         supernet = load_supernet(finished, space, bundle, identity)
     return TrainedSupernet(finished, identity, supernet, spec.steps, reused)
 
@@ -93,21 +97,18 @@ def _train(
     spec: TrainSpec,
     home: Path,
     identity: str,
+    group: Group,
     progress: Progress | None,
     resume: bool,
-    device: str | torch.device | None,
 ) -> None:
     """Train from the last checkpoint in `home`, if there is one, and leave supernet.safetensors there."""
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(spec.seed)
-    supernet = Supernet(space, bundle.num_classes, bundle.in_chans).to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(supernet, spec.weight_decay), lr=spec.learning_rate)
+    supernet = Supernet(space, bundle.num_classes, bundle.in_chans).to(group.device).train()
+    teacher = load_teacher(spec.teacher, bundle, group.device) if spec.teacher else None
+    trainee = Trainee(
+        supernet, make_optimizer(supernet, spec), Average(supernet, spec.ema) if spec.ema else None
+    )
     unfinished = home / "checkpoint.safetensors"
-    first = 0
-    if resume and unfinished.exists():
-        tensors, saved = load_checkpoint(unfinished)
-        first = int(saved["step"])
-        _restore(supernet, optimizer, tensors)
     header = {
         "kind": "supernet",
         "identity": identity,
@@ -118,26 +119,26 @@ def _train(
         "train": asdict(spec),
     }
 
-    def keep(steps_done: int) -> None:
-        save_checkpoint(unfinished, _state(supernet, optimizer), {**header, "step": steps_done})
+    def step(number: int) -> float:
+        batch = training_batch(bundle, spec, space.max_resolution, number, group)
+        networks = sandwich(space, spec, number)
+        loss = _learn(supernet, networks, batch, spec, teacher)
+        update(supernet, trainee.optimizer, spec, number, group, len(networks))
+        return loss
 
-    with deferred_interrupt() as stop_if_asked:
-        for step in range(first, spec.steps):
-            loss = _train_step(supernet, optimizer, bundle, spec, step, device)
-            if not np.isfinite(loss):
-                raise NasError(
-                    f"training diverged at step {step + 1}; lower train.learning_rate ({spec.learning_rate:g})"
-                )
-            if progress is not None:
-                progress(step + 1, spec.steps, loss)
-            try:
-                stop_if_asked()
-            except KeyboardInterrupt:
-                keep(step + 1)
-                raise
-            if (step + 1) % spec.checkpoint_every == 0 and step + 1 < spec.steps:
-                keep(step + 1)
-        save_checkpoint(home / "supernet.safetensors", supernet.state_dict(), {**header, "step": spec.steps})
+    run_steps(
+        trainee,
+        step,
+        spec,
+        group,
+        what="the supernet",
+        checkpoint=unfinished,
+        header=header,
+        resume=resume,
+        progress=progress,
+    )
+    if group.leads:
+        save_checkpoint(home / "supernet.safetensors", trainee.weights(), {**header, "step": spec.steps})
         unfinished.unlink(missing_ok=True)
 
 
@@ -158,22 +159,37 @@ def load_supernet(path: Path, space: SearchSpace, bundle: DataBundle, identity: 
 def sandwich(space: SearchSpace, spec: TrainSpec, step: int) -> list[Architecture]:
     """The architectures of one step: largest, smallest, then `spec.subnets` random ones; by seed and step.
 
-    In the first `spec.single_path_share` of the steps only the largest.
+    In the first `spec.single_path_share` of the steps only one, the largest or of random sizes. In the first
+    `spec.small_warmup_share` of the others the smallest sizes are not on offer yet.
     """
     single = round(spec.steps * spec.single_path_share)
     count = 1 if step < single else 2 + spec.subnets
     first_draw = step if count == 1 else single + (step - single) * count
+    grown = 1.0 if count == 1 else _grown(spec, step - single, spec.steps - single)
+    ends: tuple[int, ...] = (-1, 0)
+    if count == 1 and spec.single_path_sizes == "random":
+        ends = ()
     rng = np.random.default_rng((spec.seed, step, 1))
     genomes = [space.sample(rng) for _ in range(count)]
     for choice in space.choices:
         last_word = choice.name.split(".")[-1]
         if last_word in ("mixer", "norm", "activation"):
-            for number, genome in enumerate(genomes):
+            for number, genome in enumerate(genomes if spec.fairness else []):
                 genome[choice.name] = _dealt(choice.name, choice.values, spec.seed, first_draw + number)
         elif last_word != "bits":
-            for genome, end in zip(genomes[:2], (-1, 0), strict=False):
-                genome[choice.name] = choice.values[end]
+            offered = choice.values[round((1 - grown) * (len(choice.values) - 1)) :]
+            for genome in genomes:
+                if genome[choice.name] not in offered:
+                    genome[choice.name] = offered[int(rng.integers(len(offered)))]
+            for genome, end in zip(genomes[:2], ends, strict=False):
+                genome[choice.name] = offered[end]
     return [space.decode(genome) for genome in genomes]
+
+
+def _grown(spec: TrainSpec, step: int, steps: int) -> float:
+    """Share of every size axis that is on offer at sandwich step `step` of `steps`, counted from the largest."""
+    warmup = spec.small_warmup_share * steps
+    return 1.0 if step >= warmup else step / warmup
 
 
 def _dealt(position: str, values: tuple[Any, ...], seed: int, draw: int) -> Any:
@@ -183,92 +199,31 @@ def _dealt(position: str, values: tuple[Any, ...], seed: int, draw: int) -> Any:
     return values[int(np.random.default_rng((seed, name, deck)).permutation(len(values))[card])]
 
 
-def _train_step(
-    supernet: Supernet,
-    optimizer: torch.optim.Optimizer,
-    bundle: DataBundle,
-    spec: TrainSpec,
-    step: int,
-    device: torch.device,
+def _learn(
+    supernet: Supernet, networks: list[Architecture], batch: Batch, spec: TrainSpec, external: Teacher | None
 ) -> float:
-    """One optimizer step over the sandwich of `step`; returns the loss of the largest network."""
-    for group in optimizer.param_groups:
-        group["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup_steps)
-    images, labels = training_batch(bundle, spec, supernet.space.max_resolution, step, device)
-    teacher: Tensor | None = None
+    """Add up the gradients of the networks of a step; the first teaches the others. Returns its loss, this process's
+    part of it."""
     largest_loss = 0.0
-    optimizer.zero_grad(set_to_none=True)
-    networks = sandwich(supernet.space, spec, step)
+    soft: Tensor | None = None
     for arch in networks:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = supernet(_resized(images, arch.resolution), arch)
+        images = resized(batch.images, arch.resolution)
+        with (
+            dropped_paths(supernet.template(arch), spec.drop_path),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"),
+        ):
+            logits = supernet(images, arch)
         logits = logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=spec.label_smoothing)
-        if teacher is None:
-            teacher, largest_loss = logits.detach().softmax(dim=1), float(loss.detach())
-        else:
-            loss = 0.5 * loss + 0.5 * F.cross_entropy(logits, teacher)
-        loss.backward()
-    torch.nn.utils.clip_grad_norm_(supernet.parameters(), float(len(networks)))
-    optimizer.step()
+        loss = label_loss(logits, batch.labels, spec.label_smoothing)
+        if soft is None:
+            if external is not None:
+                loss = 0.5 * loss + 0.5 * kl(logits, external(batch.images))
+            soft = logits.detach().softmax(dim=1)
+        elif spec.distillation != "none":
+            divergence = alpha_divergence if spec.distillation == "alpha" else kl
+            loss = 0.5 * loss + 0.5 * divergence(logits, soft)
+        mean = batch.mean(loss)
+        mean.backward()
+        if arch is networks[0]:
+            largest_loss = float(mean.detach())
     return largest_loss
-
-
-def schedule(step: int, steps: int, warmup_steps: int) -> float:
-    """Learning rate factor in (0, 1]: linear warm-up, then half a cosine to zero."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + float(np.cos(np.pi * (step - warmup_steps) / max(1, steps - warmup_steps))))
-
-
-def training_batch(
-    bundle: DataBundle, spec: TrainSpec, resolution: int, step: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The augmented training images [n, c, resolution, resolution] and labels [n] of a step, by seed and step."""
-    source = bundle.train
-    size = min(spec.batch_size, len(source))
-    per_epoch = len(source) // size
-    epoch, position = divmod(step, per_epoch)
-    order = np.random.default_rng((spec.seed, epoch, 2)).permutation(len(source))
-    rows = np.sort(order[position * size : (position + 1) * size])
-    images = source.batch(rows, resolution).to(device)
-    generator = torch.Generator().manual_seed(spec.seed * 1_000_003 + step)
-    images = augment(images, generator, flip=bundle.flip).contiguous(memory_format=torch.channels_last)
-    return images, torch.from_numpy(source.labels[rows]).to(device)
-
-
-def _resized(images: Tensor, resolution: int) -> Tensor:
-    if images.shape[-1] == resolution:
-        return images
-    small = F.interpolate(images, size=(resolution, resolution), mode="bilinear", antialias=True)
-    return small.contiguous(memory_format=torch.channels_last)
-
-
-def _parameter_groups(supernet: Supernet, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels; none for biases and norms."""
-    decayed = [p for p in supernet.parameters() if p.ndim > 1]
-    plain = [p for p in supernet.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def _state(supernet: Supernet, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights, buffers and AdamW moments by name."""
-    tensors = {f"model.{name}": tensor for name, tensor in supernet.state_dict().items()}
-    for name, parameter in supernet.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    return tensors
-
-
-def _restore(supernet: Supernet, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Inverse of `_state`."""
-    prefix = "model."
-    supernet.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-    for name, parameter in supernet.named_parameters():
-        state = {}
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = tensors.get(f"optimizer.{key}.{name}")
-            if value is not None:
-                state[key] = value if key == "step" else value.to(parameter.device)
-        if state:
-            optimizer.state[parameter] = state

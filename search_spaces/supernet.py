@@ -149,6 +149,10 @@ class Supernet(nn.Module):
         plan.template.train(self.training)
         return functional_call(plan.template, {source.name: source.read() for source in plan.sources}, (x,))
 
+    def template(self, arch: Architecture) -> MetaFormerNet:
+        """The network without weights (meta device) that runs in `forward`; other architectures share its blocks."""
+        return self._plan(arch).template
+
     def subnet(self, arch: Architecture) -> MetaFormerNet:
         """The plain network of `arch` with its own copy of the shared weights, in this module's mode."""
         plan = self._plan(arch)

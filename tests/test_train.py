@@ -18,7 +18,8 @@ from nas.data import load_data
 from nas.errors import NasError
 from nas.files import sole_user
 from nas.spec import TrainSpec
-from nas.train import sandwich, schedule, supernet_identity, train_supernet
+from nas.recipe import schedule
+from nas.train import sandwich, supernet_identity, train_supernet
 from search_spaces.metaformer import load_space
 
 SPACE = load_space("metaformer", choices={"resolution": [24, 32], "depth": [1, 2]})

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
-def augment(batch: torch.Tensor, generator: torch.Generator | None = None, flip: bool = True) -> torch.Tensor:
+def augment(
+    batch: torch.Tensor,
+    generator: torch.Generator | None = None,
+    flip: bool = True,
+    *,
+    share: np.ndarray | None = None,
+    joint: int | None = None,
+) -> torch.Tensor:
     """Shift every image by up to an eighth of its side and, with `flip`, mirror half of them left to right.
 
     What a shift uncovers is filled by reflection. batch: [n, channels, height, width]; the result has its
     shape and type. The same generator state gives the same result. (The random crop after padding of He et
     al., "Deep residual learning", 2016, section 4.2, as one gather.)
+    share, joint: the batch is the rows `share` of one of `joint` images, and is varied as it would be there.
     """
     n, _, height, width = batch.shape
-    rows = _shifted(n, height, batch.device, generator)
-    columns = _shifted(n, width, batch.device, generator)
+    drawn = joint or n
+    picks = slice(None) if share is None else torch.from_numpy(share).to(batch.device)
+    rows = _shifted(drawn, height, batch.device, generator)[picks]
+    columns = _shifted(drawn, width, batch.device, generator)[picks]
     if flip:
-        mirrored = _draw(0, 2, n, batch.device, generator).bool()
+        mirrored = _draw(0, 2, drawn, batch.device, generator).bool()[picks]
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     image = torch.arange(n, device=batch.device)
     picked = batch.permute(0, 2, 3, 1)[image[:, None, None], rows[:, :, None], columns[:, None, :]]
