@@ -26,6 +26,10 @@ Progress = Callable[[int, int, float], None]
 """Called after each step with (steps done, steps in all, loss; of a supernet that of its largest network)."""
 
 
+class Enough(Exception):
+    """Raised by `after_step`: this training ends here."""
+
+
 @dataclass
 class Trainee:
     """What a checkpoint holds of a training under way."""
@@ -81,7 +85,7 @@ def run_steps(
 
     checkpoint: where the state is kept every `spec.checkpoint_every` steps, and after Ctrl-C; None keeps none. header:
     what the training is; its `identity` must be that of the checkpoint. after_step: called with the number of steps
-    done, again for a step that is done again on resume; what it raises ends the training.
+    done, again for a step that is done again on resume; it ends the training with `Enough`, when the state is saved.
     Raises NasError when the loss of a step is not finite, KeyboardInterrupt after Ctrl-C when the state is saved.
     """
     header = header or {}
@@ -112,7 +116,11 @@ def run_steps(
             if progress is not None and group.leads:
                 progress(number + 1, spec.steps, loss)
             if after_step is not None:
-                after_step(number + 1)
+                try:
+                    after_step(number + 1)
+                except Enough:
+                    keep(number + 1)
+                    raise
             if group.total(float(_asked(stop_if_asked))):  # all stop, or none
                 keep(number + 1)
                 raise KeyboardInterrupt

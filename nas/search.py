@@ -221,7 +221,7 @@ def _scoring(problem: Problem, store: Store, study: str, workers: int, narrator:
 
         def score(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
             if jobs and not ready:
-                trained = _train(problem, store.folder, narrator)
+                trained = train_for(problem, store.folder, narrator)
                 store.set_supernet(study, trained.path)
                 evaluator = problem.evaluator(trained.supernet, trained.identity)
                 ready.append(stack.enter_context(scorer(evaluator, workers)))
@@ -246,7 +246,7 @@ def run_training(spec: StudySpec, folder: Path, *, narrator: Narrator | None = N
     """Train the supernet that a search of the same spec reuses. Raises UsageError, NasError, Interrupted."""
     narrator = narrator or Narrator(quiet=True)
     try:
-        return _train(pose(spec, folder, narrator), folder, narrator)
+        return train_for(pose(spec, folder, narrator), folder, narrator)
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"interrupted: training is saved up to its last step in {folder.resolve()}; run the same "
@@ -254,7 +254,7 @@ def run_training(spec: StudySpec, folder: Path, *, narrator: Narrator | None = N
         ) from error
 
 
-def _train(problem: Problem, folder: Path, narrator: Narrator) -> TrainedSupernet:
+def train_for(problem: Problem, folder: Path, narrator: Narrator) -> TrainedSupernet:
     """The supernet of a problem: a matching one of `folder`, else one trained now."""
     from nas.train import train_supernet
 

@@ -56,7 +56,7 @@ class TrainSpec:
     fairness: every position deals its mixers evenly; otherwise they are drawn.
     distillation: what the other networks of a sandwich step learn from the largest: "kl" (its predictions by
         Kullback-Leibler divergence), "alpha" (by alpha-divergence) or "none".
-    teacher: a timm model with weights on this machine that the largest network learns from (see `nas.teacher`); "" none.
+    teacher: a timm model with weights on this machine that the largest network learns from (`nas.teacher`); "" none.
 
     clip_norm: bound of the gradient's norm per network of a step; 0: none.
     drop_path: probability at which the last residual branch is left out, falling linearly to 0 at the first.
@@ -278,7 +278,14 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-_WORDS = {tuple: "a list", Mapping: "a table", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS = {
+    tuple: "a list",
+    Mapping: "a table",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
 
 _AT_LEAST = {
     1: {

@@ -60,9 +60,11 @@ def load_teacher(word: str, bundle: DataBundle, device: torch.device | str = "cp
     channels, side, _ = config.get("input_size") or (bundle.in_chans, 0, 0)
     if channels != bundle.in_chans:
         raise UsageError(f"teacher {word} takes {channels} channels, but the images have {bundle.in_chans}")
-    mean, std = (_per_channel(config.get(key) or own, device) for key, own in (("mean", bundle.mean), ("std", bundle.std)))
+    mean, std = (
+        _per_channel(config.get(key) or own, device) for key, own in (("mean", bundle.mean), ("std", bundle.std))
+    )
     ours, our_std = _per_channel(bundle.mean, device), _per_channel(bundle.std, device)
-    network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Teacher(network, side or None, our_std / std, (ours - mean) / std)
 
 
@@ -114,7 +116,9 @@ def _timm_network(word: str) -> nn.Module:
         return _from_folder(Path(word))
     name, colon, file = word.partition(":")
     if not timm.is_model(name.partition(".")[0]):
-        raise UsageError(f"teacher {word!r} is neither a folder nor a timm model; {suggestion(name, timm.list_models())}")
+        raise UsageError(
+            f"teacher {word!r} is neither a folder nor a timm model; {suggestion(name, timm.list_models())}"
+        )
     if colon:
         return _from_file(name, Path(file))
     model: nn.Module = timm.create_model(name)
@@ -140,7 +144,8 @@ def _from_file(name: str, path: Path) -> nn.Module:
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} cannot be read ({error}); name another file for teacher {name}") from error
     heads = [key for key in weights if key.endswith(("fc.weight", "head.weight", "classifier.weight"))]
-    model: nn.Module = timm.create_model(name, **({"num_classes": len(weights[heads[-1]])} if heads else {}))
+    arguments: dict[str, Any] = {"num_classes": len(weights[heads[-1]])} if heads else {}
+    model: nn.Module = timm.create_model(name, **arguments)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -173,9 +178,9 @@ def _from_folder(folder: Path) -> nn.Module:
         raise UsageError(
             f"teacher folder {folder} cannot be used ({line}); it needs config.json and model.safetensors"
         ) from error
-    model.pretrained_cfg = {"input_size": (section["in_chans"], model.img_size, model.img_size)} | {
-        key: config["pretrained_cfg"][key] for key in ("mean", "std") if key in config.get("pretrained_cfg", {})
-    }
+    given = config.get("pretrained_cfg", {})
+    described = {"input_size": (section["in_chans"], model.img_size, model.img_size)}
+    model.__dict__["pretrained_cfg"] = described | {key: given[key] for key in ("mean", "std") if key in given}
     return model
 
 

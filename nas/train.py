@@ -38,6 +38,7 @@ from search_spaces.supernet import Supernet
 FORMAT = 2
 """Raised when training changes what the same spec gives."""
 
+
 @dataclass(frozen=True)
 class TrainedSupernet:
     """A finished supernet on the CPU, in evaluation mode, and where it lies. reused: it was trained before."""
@@ -105,9 +106,7 @@ def _train(
     torch.manual_seed(spec.seed)
     supernet = Supernet(space, bundle.num_classes, bundle.in_chans).to(group.device).train()
     teacher = load_teacher(spec.teacher, bundle, group.device) if spec.teacher else None
-    trainee = Trainee(
-        supernet, make_optimizer(supernet, spec), Average(supernet, spec.ema) if spec.ema else None
-    )
+    trainee = Trainee(supernet, make_optimizer(supernet, spec), Average(supernet, spec.ema) if spec.ema else None)
     unfinished = home / "checkpoint.safetensors"
     header = {
         "kind": "supernet",

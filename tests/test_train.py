@@ -17,8 +17,8 @@ from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data import load_data
 from nas.errors import NasError
 from nas.files import sole_user
-from nas.spec import TrainSpec
 from nas.recipe import schedule
+from nas.spec import TrainSpec
 from nas.train import sandwich, supernet_identity, train_supernet
 from search_spaces.metaformer import load_space
 
