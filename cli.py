@@ -12,6 +12,7 @@ from nas.commands.catalogue import spaces, targets
 from nas.commands.cost import cost
 from nas.commands.measure import measure
 from nas.commands.options import complain
+from nas.commands.rank import rank
 from nas.commands.search import search, train
 from nas.commands.study import dashboard, export, pareto, studies
 
@@ -41,7 +42,7 @@ def cli() -> None:
     """
 
 
-for command in (search, train, pareto, dashboard, export, cost, measure, spaces, targets, studies):
+for command in (search, train, rank, pareto, dashboard, export, cost, measure, spaces, targets, studies):
     cli.add_command(command)
 
 

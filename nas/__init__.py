@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from nas.measure.table import export_measurements, import_measurements
     from nas.measure.text import measured_text
     from nas.objectives import OBJECTIVES
-    from nas.picture import write_picture
+    from nas.picture import picture_form, write_picture
     from nas.progress import Narrator
+    from nas.rank import run_rank
+    from nas.rank_report import rank_picture, rank_text
     from nas.report import front_csv, front_table, networks, study_summary
     from nas.search import run_search, run_training
     from nas.spec import StudySpec, load_spec, override, parse_setting
@@ -56,9 +58,13 @@ _HOME = {
     "ops_csv": "nas.cost_text",
     "override": "nas.spec",
     "parse_setting": "nas.spec",
+    "picture_form": "nas.picture",
     "plot_one": "nas.cost_text",
+    "rank_picture": "nas.rank_report",
+    "rank_text": "nas.rank_report",
     "report_text": "nas.cost_text",
     "run_measuring": "nas.measure.ask",
+    "run_rank": "nas.rank",
     "run_search": "nas.search",
     "run_training": "nas.search",
     "show_dashboard": "nas.dashboard",
@@ -98,9 +104,13 @@ __all__ = [
     "ops_csv",
     "override",
     "parse_setting",
+    "picture_form",
     "plot_one",
+    "rank_picture",
+    "rank_text",
     "report_text",
     "run_measuring",
+    "run_rank",
     "run_search",
     "run_training",
     "show_dashboard",

@@ -26,8 +26,9 @@ class Estimate:
     low: float
     high: float
 
-    def to_dict(self) -> dict[str, float]:
-        return asdict(self)
+    def to_dict(self) -> dict[str, float | None]:
+        """JSON-able: NaN is null."""
+        return {key: value if np.isfinite(value) else None for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -89,7 +90,10 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return asdict(self)
+        out: dict[str, Any] = {"networks": self.networks, "rival": self.rival, "rival_in_band": self.rival_in_band}
+        for key in ("tau", "spearman", "tau_in_band"):
+            out[key] = {name: estimate.to_dict() for name, estimate in getattr(self, key).items()}
+        return out | {"lead": self.lead.to_dict(), "lead_in_band": self.lead_in_band.to_dict()}
 
 
 def agreement(truth: Values, scores: Mapping[str, Values], band: NDArray[np.int64], seed: int = 0) -> Agreement:

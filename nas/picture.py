@@ -42,10 +42,15 @@ def trade_off_picture(study: Study, form: str = "png") -> bytes:
 
 def write_picture(study: Study, path: Path) -> None:
     """Draw the trade-off into `path`; its ending says the form. Raises UsageError for another ending."""
+    write_whole(path, trade_off_picture(study, picture_form(path)))
+
+
+def picture_form(path: Path) -> str:
+    """What the ending of `path` says it is to be. Raises UsageError for another ending."""
     form = path.suffix.lstrip(".").lower()
     if form not in ("png", "svg", "pdf"):
         raise UsageError(f"a picture ends in .png, .svg or .pdf, but got {str(path)!r}")
-    write_whole(path, trade_off_picture(study, form))
+    return form
 
 
 def _draw_panel(axes: Axes, study: Study, across: Axis, vertical: Axis) -> None:

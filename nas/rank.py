@@ -24,8 +24,8 @@ from nas.trainings import Outcome, Training, Workshop, train_all
 from nas.workers import one_thread
 from search_spaces.architecture import Architecture
 
-DRAWS = 2000
-"""Networks drawn uniformly, gene by gene, from which the ranked ones are taken."""
+DRAWS = 16
+"""Networks drawn uniformly, gene by gene, for each that is ranked."""
 
 BANDS = 4
 """Bands of macs, equally wide in log macs between percentiles 2.5 and 97.5 of the draws."""
@@ -164,7 +164,7 @@ def draw(problem: Problem, count: int, seed: int) -> list[Drawn]:
     rng = np.random.default_rng((seed, 7))
     target = next(iter(problem.targets))
     found: dict[str, tuple[Architecture, dict[str, Any]]] = {}
-    for _ in range(DRAWS):
+    for _ in range(DRAWS * count):
         arch = problem.space.decode(problem.space.sample(rng))
         if arch.key not in found:
             costs = problem.cost(arch)
@@ -172,7 +172,7 @@ def draw(problem: Problem, count: int, seed: int) -> list[Drawn]:
                 found[arch.key] = (arch, costs[target])
     if len(found) < count:
         raise UsageError(
-            f"only {len(found)} of {DRAWS} networks drawn meet the limits of the target and the constraints, but "
+            f"only {len(found)} of {DRAWS * count} networks drawn meet the target's limits and the constraints, but "
             f"--count wants {count}; lower it, or loosen a constraint"
         )
     pool = list(found.values())

@@ -278,7 +278,7 @@ def train_all(
     if workers or address:
         from nas.fleet import train_on_ray
 
-        yield from train_on_ray(workshop, waiting, max(1, workers), address, report)
+        yield from train_on_ray(workshop, waiting, workers, address, report)
         return
     for training in waiting:
         yield workshop.train(training, _progress(training, report))

@@ -109,7 +109,7 @@ class _Worker:
 def _on_actors(evaluator: Evaluator, workers: int) -> Iterator[Scorer]:
     import ray
 
-    _start_ray(workers)
+    start_ray(workers)
     try:
         weights = {name: tensor.numpy() for name, tensor in evaluator.supernet.state_dict().items()}
         shared = [ray.put(part) for part in (evaluator.bundle, evaluator.supernet.space, weights)]
@@ -173,7 +173,7 @@ def _not_scorable(job: Job, error: ValueError) -> Exception:
     )
 
 
-def _start_ray(workers: int) -> None:
+def start_ray(workers: int) -> None:
     """A cluster of this process alone."""
     import logging
 

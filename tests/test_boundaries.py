@@ -39,7 +39,7 @@ RULES = [
         frozenset({"nas/trial.py", "nas/samplers.py", "nas/search.py", "nas/store.py", "nas/dashboard.py"}),
     ),
     Rule(EVERYWHERE, frozenset({"optuna_dashboard"}), frozenset({"nas/dashboard.py"})),
-    Rule(EVERYWHERE, frozenset({"ray"}), frozenset({"nas/workers.py"})),
+    Rule(EVERYWHERE, frozenset({"ray"}), frozenset({"nas/workers.py", "nas/fleet.py"})),
     Rule("search_spaces/architecture.py", frozenset({"torch", "timm", "numpy"})),
     Rule("search_spaces/space.py", frozenset({"torch", "timm"})),
 ]

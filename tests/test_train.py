@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,7 +16,6 @@ from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data import load_data
 from nas.errors import NasError
 from nas.files import sole_user
-from nas.recipe import schedule
 from nas.spec import TrainSpec
 from nas.train import sandwich, supernet_identity, train_supernet
 from search_spaces.metaformer import load_space
@@ -126,13 +124,6 @@ def test_sandwich_holds_the_largest_and_the_smallest_sizes():
         genome = SPACE.encode(arch)
         for gene in ("resolution", "stage1.width", "stage3.depth", "stage4.expansion"):
             assert genome[gene] == SPACE[gene].values[end]
-
-
-def test_schedule_warms_up_and_ends_near_zero():
-    factors = [schedule(step, 100, 10) for step in range(100)]
-    assert factors[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
-    assert np.all(np.diff(factors[10:]) <= 0)
-    assert 0 < factors[-1] < 0.01
 
 
 def test_a_damaged_supernet_is_refused_by_name(bundle, tmp_path):

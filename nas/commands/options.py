@@ -19,6 +19,10 @@ FOLDER = click.option(
 STORAGE = click.option("--storage", "url", help="SQLAlchemy URL of another database than DIR/nas.db.")
 STUDY = click.option("--study", "name", help="Name of the study; the newest if not given.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+WORKERS = click.option(
+    "--workers", type=click.IntRange(min=0), default=0, help="Train that many at a time on Ray; 0: one, without Ray."
+)
+RAY = click.option("--ray", "address", metavar="ADDRESS", help="A Ray cluster that runs already ('auto', HOST:PORT).")
 QUIET = click.option("--quiet", is_flag=True, help="Say nothing but warnings on stderr.")
 
 
