@@ -118,7 +118,7 @@ def _folds(family: str) -> None:
 
 
 def _is_costed(family: str) -> None:
-    bound = {"size": SIDE} if MIXERS[family].token_bound else {}
+    bound: dict[str, Any] = {"size": SIDE} if MIXERS[family].token_bound else {}
     with torch.device("meta"):
         block = MetaFormerBlock(
             NARROW, family, MIXERS[family].kernels[-1], 2.0, "batchnorm", "relu", ROLE_WIDTH, **bound

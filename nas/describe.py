@@ -19,6 +19,7 @@ from search_spaces.metaformer import PRESETS, SPACES
 def describe_spaces(name: str | None, preset: str | None, granularity: str) -> list[dict[str, Any]]:
     """One entry per space and preset; of the named space only `preset`, by default the first.
 
+    `choices` are open; `closed`: what else a gene can be opened to by `space.choices`, gene -> values.
     `mixers`: those offered by default. `menu`: all there are, with group, kernels and bounds.
 
     Raises UsageError when it does not exist.
@@ -31,7 +32,16 @@ def describe_spaces(name: str | None, preset: str | None, granularity: str) -> l
         for each in ([preset] if preset is not None else presets)
     ]
     menu = {name: asdict(facts) for name, facts in MENU.items()}
-    return [{**space.to_dict(), "mixers": list(space.mixers), "size": space.size, "menu": menu} for space in spaces]
+    return [
+        {
+            **space.to_dict(),
+            "closed": space.closed,
+            "mixers": list(space.mixers),
+            "size": space.size,
+            "menu": menu,
+        }
+        for space in spaces
+    ]
 
 
 def describe_targets() -> list[dict[str, Any]]:

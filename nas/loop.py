@@ -21,6 +21,7 @@ from nas.errors import NasError
 from nas.group import Group
 from nas.interrupt import deferred_interrupt
 from nas.spec import TrainSpec
+from search_spaces.norms import set_progress
 
 Progress = Callable[[int, int, float], None]
 """Called after each step with (steps done, steps in all, loss; of a supernet that of its largest network)."""
@@ -105,6 +106,7 @@ def run_steps(
         stack.enter_context(group.joint_statistics())
         for number in range(first, spec.steps):
             torch.manual_seed((spec.seed * 1_000_003 + number) * group.size + group.rank)
+            set_progress(trainee.model, number / spec.steps)
             loss = group.total(step(number))
             if not math.isfinite(loss):
                 raise NasError(

@@ -17,7 +17,7 @@ from hw_models.population import CHUNK, COLUMNS, Position, cost_population, join
 from nas.cost import part_costs
 from search_spaces.architecture import BlockBits
 from search_spaces.parts import network_parts
-from search_spaces.space import Genome, SearchSpace
+from search_spaces.space import BLOCK_GENES, Genome, SearchSpace
 
 Genes = NDArray[np.integer]
 """[networks, choices]: for every network and choice of the space, in its order, the index of the value."""
@@ -210,26 +210,28 @@ class PopulationCost:
         return times.astype(np.float64)
 
     def _all_places(self) -> Iterator[_Table]:
-        yield self._table("stem", 0, "resolution", "activation", "stage1.width")
+        yield self._table("stem", 0, "resolution", "stem", "activation", "stage1.width")
         last = self.space.stage_count
         for stage in range(last):
             width = f"stage{stage + 1}.width"
             if stage:
-                yield self._table(f"stages.{stage}.downsample", stage, "resolution", f"stage{stage}.width", width)
+                yield self._table(
+                    f"stages.{stage}.downsample", stage, "resolution", "stem", f"stage{stage}.width", width
+                )
             for block in range(self._distinct_blocks(stage)):
                 prefix = self.space.block_prefix(stage, block)
-                own = [f"{prefix}.{gene}" for gene in ("mixer", "expansion", "bits")]
+                own = [f"{prefix}.{gene}" for gene in BLOCK_GENES]
                 name = f"stages.{stage}.blocks.{block}"
-                yield self._table(name, stage, "resolution", "norm", "activation", width, *own)
-        yield self._table("head", last - 1, "resolution", "norm", f"stage{last}.width")
+                yield self._table(name, stage, "resolution", "stem", "norm", "activation", width, *own)
+        yield self._table("head", last - 1, "resolution", "stem", "norm", f"stage{last}.width")
 
     def _stage_table(self, stage: int) -> _Table:
         prefix = f"stage{stage + 1}"
-        genes = ["resolution", "norm", "activation", f"{prefix}.depth", f"{prefix}.width"]
+        genes = ["resolution", "stem", "norm", "activation", f"{prefix}.depth", f"{prefix}.width"]
         if stage:
             genes.append(f"stage{stage}.width")
         if self.space.granularity == "stage":
-            genes += [f"{prefix}.{gene}" for gene in ("mixer", "expansion", "bits")]
+            genes += [f"{prefix}.{gene}" for gene in BLOCK_GENES]
         return self._table(prefix, stage, *genes)
 
     def _table(self, name: str, stage: int, *genes: str) -> _Table:

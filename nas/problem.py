@@ -96,7 +96,7 @@ def space_of(spec: SpaceSpec) -> SearchSpace:
         plugin = read_plugin(spec.plugin) if spec.plugin else None
         if plugin is not None:
             install(plugin)
-        space = load_space(spec.name, spec.preset, spec.granularity, mixers, choices or None)
+        space = load_space(spec.name, spec.preset, spec.granularity, mixers, choices or None, spec.multiplex)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return replace(space, plugin=plugin)

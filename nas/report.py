@@ -132,7 +132,12 @@ def in_short(architecture: Architecture) -> str:
     """Resolution, then mixer, width and bits of each stage: `r32 2xdwconv5:32:w8a8 mhsa:64:w4a8`."""
     words = [f"r{architecture.resolution}"]
     for stage in architecture.stages:
-        tokens = list(dict.fromkeys(f"{block.mixer_token}:{stage.width}:{block.bits}" for block in stage.blocks))
+        tokens = list(
+            dict.fromkeys(
+                ":".join([block.mixer_token, *block.modifiers, str(stage.width), str(block.bits)])
+                for block in stage.blocks
+            )
+        )
         count = f"{len(stage.blocks)}x" if len(tokens) == 1 and len(stage.blocks) > 1 else ""
         words.append(count + "+".join(tokens))
     return " ".join(words)

@@ -66,7 +66,7 @@ class Proposer:
         frozen = self._study.get_trials(deepcopy=False)[-count:]
         for one in asked:
             self._study.tell(one, state=optuna.trial.TrialState.FAIL)
-        return [Proposal(dict(one.params), dict(one.system_attrs)) for one in frozen]
+        return [Proposal(self._space.complete(one.params), dict(one.system_attrs)) for one in frozen]
 
     def tell(self, trials: Iterable[Trial]) -> None:
         """Finished trials, in the order of their numbers."""

@@ -20,9 +20,10 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
 @dataclass(frozen=True, slots=True)
 class SpaceSpec:
-    """Which networks are candidates. No `mixers` means the core; `choices` restricts genes: name -> values.
+    """Which networks are candidates. No `mixers` means the core; `choices` narrows or opens genes: name -> values.
 
     plugin: Python file with token mixers of the user's own; they are offered beside the core, or by `mixers`.
+    multiplex: so many consecutive blocks of a stage share the matrices of their mixers; 1: none.
     """
 
     name: str = "metaformer"
@@ -31,6 +32,7 @@ class SpaceSpec:
     mixers: tuple[str, ...] = ()
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     plugin: str | None = None
+    multiplex: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,8 @@ class StudySpec:
         """
         content = self.to_dict()
         del content["search"]["trials"], content["train"]["checkpoint_every"]
+        if content["space"]["multiplex"] == 1:  # as studies without that entry were named
+            del content["space"]["multiplex"]
         del content["data"]["source"], content["search"]["targets"]
         content["space"].pop("plugin", None)
         text = json.dumps([content, *facts], sort_keys=True)
@@ -189,6 +193,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def override(spec: StudySpec, values: Mapping[str, Any]) -> StudySpec:
     """`spec` with entries such as {'train.steps': 100} replaced. Raises UsageError on an unknown entry.
 
+    An entry of a table such as {'space.choices.gate': ["none", "se"]} leaves the others of that table.
+
     Another space or preset takes the choices of `spec` away unless `values` has some: they name the genes and
     values of the space they were written for.
     """
@@ -198,6 +204,10 @@ def override(spec: StudySpec, values: Mapping[str, Any]) -> StudySpec:
         space["choices"] = {}
     for key, value in values.items():
         section, dot, name = key.partition(".")
+        table, _, entry = name.partition(".")
+        if entry and isinstance(sections.get(section, {}).get(table), Mapping):
+            sections[section][table] = {**sections[section][table], entry: value}
+            continue
         if not dot or section not in sections:
             known = [f"{part}.{entry}" for part, entries in sections.items() for entry in entries]
             raise UsageError(f"unknown setting {key!r}; {suggestion(key, known)}")
@@ -289,6 +299,7 @@ _WORDS = {
 
 _AT_LEAST = {
     1: {
+        "space": ("multiplex",),
         "train": ("steps", "checkpoint_every"),
         "evaluate": ("search_images",),
         "search": ("trials", "batch"),

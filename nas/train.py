@@ -32,10 +32,10 @@ from nas.recipe import Batch, dropped_paths, make_optimizer, resized, training_b
 from nas.spec import TrainSpec
 from nas.teacher import Teacher, load_teacher, weights_identity
 from search_spaces.architecture import Architecture
-from search_spaces.space import SearchSpace
+from search_spaces.space import UNORDERED, SearchSpace
 from search_spaces.supernet import Supernet
 
-FORMAT = 2
+FORMAT = 3
 """Raised when training changes what the same spec gives."""
 
 
@@ -172,7 +172,7 @@ def sandwich(space: SearchSpace, spec: TrainSpec, step: int) -> list[Architectur
     genomes = [space.sample(rng) for _ in range(count)]
     for choice in space.choices:
         last_word = choice.name.split(".")[-1]
-        if last_word in ("mixer", "norm", "activation"):
+        if last_word in UNORDERED:
             for number, genome in enumerate(genomes if spec.fairness else []):
                 genome[choice.name] = _dealt(choice.name, choice.values, spec.seed, first_draw + number)
         elif last_word != "bits":

@@ -77,8 +77,10 @@ class Trial:
 
 
 def distributions(space: SearchSpace) -> dict[str, CategoricalDistribution]:
-    """The fixed-length genome in Optuna's terms. NSGA-II evolves only parameters that every trial has."""
-    return {choice.name: CategoricalDistribution(choice.values) for choice in space.choices}
+    """The fixed-length genome in Optuna's terms; a gene with one value is no parameter. NSGA-II evolves only parameters
+    that every trial has.
+    """
+    return {choice.name: CategoricalDistribution(choice.values) for choice in space.free}
 
 
 def to_optuna(trial: Trial, goal: Goal, space: SearchSpace) -> optuna.trial.FrozenTrial:
@@ -89,7 +91,7 @@ def to_optuna(trial: Trial, goal: Goal, space: SearchSpace) -> optuna.trial.Froz
     """
     frozen = optuna.trial.create_trial(
         values=list(trial.values(goal)),
-        params=dict(trial.genome),
+        params={choice.name: trial.genome[choice.name] for choice in space.free},
         distributions=dict(distributions(space)),
         user_attrs=attributes(trial, goal),
         system_attrs={**trial.sampler_state, "constraints": list(trial.gaps(goal).values())},

@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-NORMS = ("batchnorm", "layernorm")
-ACTIVATIONS = ("relu", "hardswish", "gelu")
-STEMS = {"conv3s2": 2, "conv3s2x2": 4}
+NORMS = ("batchnorm", "layernorm", "repbn", "affine")
+ACTIVATIONS = ("relu", "hardswish", "gelu", "starrelu")
+STEMS = {"conv3s2": 2, "conv3s2x2": 4, "conv7s4": 4}
 """Stem name -> total stride."""
+CHANNEL_MIXERS = ("mlp", "dwconv_ffn", "none")
+GATES = ("none", "se", "grn")
+"""What stands on the hidden layer of a channel mixer: nothing, squeeze-excitation, global response normalization."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,39 @@ class Block:
     """One MetaFormer block: a token mixer and a channel mixer, each with its residual.
 
     kernel: side of the mixer's spatial kernel in pixels; 0 for mixers that have none.
-    expansion: hidden width of the channel mixer over the block's width (for mbconv: of the inverted bottleneck).
+    expansion: hidden width of the channel mixer over the block's width (for mbconv: of the inverted bottleneck); 0
+        where there is neither.
+    channel_mixer: "mlp" also for mixers that are the whole block (mbconv).
     """
 
     mixer: str
     kernel: int
     expansion: float
     bits: BlockBits = BlockBits()
+    channel_mixer: str = "mlp"
+    gate: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.channel_mixer not in CHANNEL_MIXERS:
+            raise ValueError(
+                f"channel_mixer must be one of {', '.join(CHANNEL_MIXERS)}, but got {self.channel_mixer!r}"
+            )
+        if self.gate not in GATES:
+            raise ValueError(f"gate must be one of {', '.join(GATES)}, but got {self.gate!r}")
 
     @property
     def mixer_token(self) -> str:
         """Mixer family and kernel in one word, as the search space names them: `dwconv5`, `mhsa`."""
         return f"{self.mixer}{self.kernel}" if self.kernel else self.mixer
+
+    @property
+    def modifiers(self) -> tuple[str, ...]:
+        """Channel mixer and gate, where they are not the usual ones."""
+        return tuple(getattr(self, key) for key, usual in USUAL.items() if getattr(self, key) != usual)
+
+
+USUAL = {"channel_mixer": "mlp", "gate": "none"}
+"""Fields of a block that its JSON leaves out when they have these values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +138,14 @@ class Architecture:
         return sum(len(stage.blocks) for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; bits as text (`w8a8`)."""
+        """JSON-able form; bits as text (`w8a8`). A channel mixer or gate is named where it is not the usual one."""
         out = asdict(self)
         for stage in out["stages"]:
             stage["blocks"] = [
-                {**block, "bits": f"w{block['bits']['weights']}a{block['bits']['activations']}"}
+                {
+                    **{key: value for key, value in block.items() if USUAL.get(key) != value},
+                    "bits": f"w{block['bits']['weights']}a{block['bits']['activations']}",
+                }
                 for block in stage["blocks"]
             ]
         out["stages"] = list(out["stages"])
@@ -134,10 +161,12 @@ class Architecture:
                         **stage,
                         "blocks": tuple(
                             Block(
-                                mixer=block["mixer"],
-                                kernel=int(block["kernel"]),
-                                expansion=float(block["expansion"]),
-                                bits=BlockBits.parse(block["bits"]),
+                                **{
+                                    **block,
+                                    "kernel": int(block["kernel"]),
+                                    "expansion": float(block["expansion"]),
+                                    "bits": BlockBits.parse(block["bits"]),
+                                }
                             )
                             for block in stage["blocks"]
                         ),
@@ -162,7 +191,7 @@ class Architecture:
         for stage in self.stages:
             runs: list[list[Any]] = []
             for block in stage.blocks:
-                word = f"{block.mixer_token}/e{block.expansion:g}/{block.bits}"
+                word = "/".join([block.mixer_token, f"e{block.expansion:g}", *block.modifiers, str(block.bits)])
                 if runs and runs[-1][0] == word:
                     runs[-1][1] += 1
                 else:

@@ -7,11 +7,41 @@ tracer and the quantizer see them and can treat one of them differently by its `
 from __future__ import annotations
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "hardswish": nn.Hardswish, "gelu": nn.GELU}
-NORM_LAYERS: dict[str, type[nn.Module]] = {"batchnorm": nn.BatchNorm2d, "layernorm": LayerNorm2d}
+from search_spaces.norms import norm_affine
+
+
+class StarReLU(nn.Module):
+    """s ReLU(x)^2 + b with two trained numbers (arXiv:2210.13452, Eq. 3).
+
+    They start where normal noise comes out with mean 0 and variance 1: s = sqrt(4/5), b = -s/2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1,), 0.8**0.5))
+        self.bias = nn.Parameter(torch.full((1,), -0.5 * 0.8**0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        return y * y * self.scale.to(y.dtype) + self.bias.to(y.dtype)
+
+
+class SquaredReLU(nn.Module):
+    """ReLU(x)^2: what is left of StarReLU when the layer behind it has taken its two numbers in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        return y * y
+
+
+ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "hardswish": nn.Hardswish,
+    "gelu": nn.GELU,
+    "starrelu": StarReLU,
+}
 
 
 BRANCH_GAIN = 0.1
@@ -25,8 +55,12 @@ def damp_(layer: nn.Module) -> None:
     In a supernet an untrained mixer then hardly disturbs what the others have learned. A network that is trained alone
     starts undamped: with LayerNorm one reached 39 percent damped, 93 undamped, in the same 600 steps.
     """
-    assert isinstance(layer.weight, Tensor)
-    layer.weight.mul_(BRANCH_GAIN)
+    damp = getattr(layer, "damp_", None)
+    if damp is not None:
+        damp(BRANCH_GAIN)
+    else:
+        assert isinstance(layer.weight, Tensor)
+        layer.weight.mul_(BRANCH_GAIN)
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -39,6 +73,13 @@ class Add(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
+
+
+class Multiply(nn.Module):
+    """Product of two activations, element by element; axes of length one are repeated."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * y
 
 
 class MatMul(nn.Module):
@@ -76,16 +117,8 @@ class ConvNorm(nn.Module):
             self.norm = nn.Identity()
 
 
-def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Per-channel (scale, shift) that BatchNorm applies with its running statistics, each [channels], in float64."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
 @torch.no_grad()
-def fold_norm_after(norm: nn.BatchNorm2d, convs: list[nn.Conv2d]) -> None:
+def fold_norm_after(norm: nn.Module, convs: list[nn.Conv2d]) -> None:
     """Merge `norm`, which reads the channels of `convs` one after the other, into their weights and biases."""
     scale, shift = norm_affine(norm)
     sizes = [conv.out_channels for conv in convs]
@@ -96,7 +129,7 @@ def fold_norm_after(norm: nn.BatchNorm2d, convs: list[nn.Conv2d]) -> None:
 
 
 @torch.no_grad()
-def fold_norm_before(norm: nn.BatchNorm2d, consumers: list[nn.Conv2d | nn.Linear]) -> None:
+def fold_norm_before(norm: nn.Module, consumers: list[nn.Conv2d | nn.Linear]) -> None:
     """Merge `norm` into the pointwise layers that read it. Exact only without padding, which is checked.
 
     Raises ValueError when a consumer is padded or grouped: there the shift would be missing at the border.
@@ -105,19 +138,36 @@ def fold_norm_before(norm: nn.BatchNorm2d, consumers: list[nn.Conv2d | nn.Linear
     for layer in consumers:
         assert layer.bias is not None
         if isinstance(layer, nn.Conv2d) and (layer.kernel_size != (1, 1) or layer.groups != 1):
-            raise ValueError(f"BatchNorm folds forward only into 1x1 dense convolutions, but got {layer}")
+            raise ValueError(f"a norm folds forward only into 1x1 dense convolutions, but got {layer}")
         matrix = layer.weight.double().flatten(1)
         layer.bias.copy_(layer.bias.double() + matrix @ shift)
         layer.weight.copy_((matrix * scale).view_as(layer.weight))
 
 
 @torch.no_grad()
-def norm_as_conv(norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """BatchNorm that no convolution can take in, as the depthwise 1x1 convolution it is at inference."""
+def norm_as_conv(norm: nn.Module) -> nn.Conv2d:
+    """A norm that no convolution can take in, as the depthwise 1x1 convolution it is at inference."""
     scale, shift = norm_affine(norm)
-    chans = norm.num_features
-    conv = nn.Conv2d(chans, chans, 1, groups=chans, device=scale.device, dtype=norm.weight.dtype)
+    chans = scale.numel()
+    conv = nn.Conv2d(chans, chans, 1, groups=chans, device=scale.device, dtype=next(norm.parameters()).dtype)
     assert conv.bias is not None
     conv.weight.copy_(scale[:, None, None, None])
     conv.bias.copy_(shift)
     return conv
+
+
+@torch.no_grad()
+def fold_star_relu(act: nn.Module, consumer: nn.Conv2d) -> nn.Module:
+    """The activation that is left of `act` after its numbers went into the 1x1 convolution that alone reads it.
+
+    Any activation but StarReLU is returned as it is. Before a padded convolution this would be wrong at the border.
+    """
+    if not isinstance(act, StarReLU):
+        return act
+    assert consumer.kernel_size == (1, 1)
+    assert consumer.groups == 1
+    assert consumer.bias is not None
+    matrix = consumer.weight.double().flatten(1)
+    consumer.bias.copy_(consumer.bias.double() + matrix.sum(1) * act.bias.double())
+    consumer.weight.copy_(consumer.weight.double() * act.scale.double())
+    return SquaredReLU()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class MixerFacts:
     """What of a mixer a space needs, as its class in `search_spaces.mixers.MIXERS` has it.
 
-    group: "core", "first", "second", or "plugin" for one of the user's own. kernels, late_only, token_bound: see
+    group: "core", "first", "second", or "plugin" for one of the user's own. The others: see
     `search_spaces.mixers.contract.TokenMixer`.
     """
 
@@ -19,6 +19,8 @@ class MixerFacts:
     kernels: tuple[int, ...] = (0,)
     late_only: bool = False
     token_bound: bool = False
+    replaces_block: bool = False
+    gated: bool = False
 
     def words(self, family: str) -> list[str]:
         """The mixer as genes name it, one word per kernel: `dwconv5`, `mhsa`."""
@@ -31,13 +33,13 @@ MENU: dict[str, MixerFacts] = {
     "dwconv": MixerFacts("core", (3, 5, 7)),
     "sepconv": MixerFacts("core", (3, 5, 7)),
     "inception": MixerFacts("core"),
-    "mbconv": MixerFacts("core", (3, 5)),
+    "mbconv": MixerFacts("core", (3, 5), replaces_block=True, gated=True),
     "relu_linear": MixerFacts("core"),
     "mhsa": MixerFacts("core", late_only=True),
     "pool_dw": MixerFacts("first"),
     "largekernel": MixerFacts("first", (9, 11, 13)),
     "repmixer": MixerFacts("first", (3, 5)),
-    "fused_mbconv": MixerFacts("first", (3,)),
+    "fused_mbconv": MixerFacts("first", (3,), replaces_block=True, gated=True),
     "mldc": MixerFacts("first"),
     "mldc_dw": MixerFacts("first"),
     "ffn_attn": MixerFacts("first", (3, 7)),

@@ -1,5 +1,6 @@
 """The metaformer space: four stages of MetaFormer blocks with elastic mixer, kernel, depth, width, expansion,
 resolution, norm, activation and bit policy. Two presets: `small` for images up to 64 px, `mobile` for 160 to 288 px.
+Further norms and activations, stems, channel mixers and gates stay closed until a study opens them.
 """
 
 from __future__ import annotations
@@ -8,9 +9,22 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search_spaces.architecture import ACTIVATIONS, NORMS
+from search_spaces.architecture import ACTIVATIONS, CHANNEL_MIXERS, GATES, NORMS, STEMS, USUAL
 from search_spaces.menu import MENU, chosen_mixers
 from search_spaces.space import Choice, SearchSpace, Value
+
+OPENABLE: dict[str, tuple[Value, ...]] = {
+    "norm": NORMS,
+    "activation": ACTIVATIONS,
+    "stem": tuple(STEMS),
+    "channel_mixer": CHANNEL_MIXERS,
+    "gate": GATES,
+}
+"""Last word of a gene -> all its values. `--set space.choices.GENE=[...]` takes any of them."""
+
+OPEN_NORMS = ("batchnorm", "layernorm")
+OPEN_ACTIVATIONS = ("relu", "hardswish", "gelu")
+"""What the presets offer unasked."""
 
 BITS = ("w4a8", "w8a8", "w4a16", "w8a16")
 
@@ -44,13 +58,18 @@ PRESETS = {
 }
 
 
-def metaformer(preset: str = "small", granularity: str = "stage", mixers: Sequence[str] | None = None) -> SearchSpace:
-    """The metaformer space. `mixers`: families to offer, or groups of them (None: the group "core").
+def metaformer(
+    preset: str = "small", granularity: str = "stage", mixers: Sequence[str] | None = None, multiplex: int = 1
+) -> SearchSpace:
+    """The metaformer space. `mixers`: families to offer, or groups of them (None: the group "core"). `multiplex`: see
+    `SearchSpace`.
 
     Raises ValueError for an unknown preset, granularity or mixer, and when a stage is left without a mixer.
     """
     if preset not in PRESETS:
         raise ValueError(f"space metaformer has presets {', '.join(PRESETS)}, but got {preset!r}")
+    if multiplex < 1:
+        raise ValueError(f"multiplex must be 1 (no sharing) or more blocks, but got {multiplex}")
     if granularity not in ("stage", "block"):
         raise ValueError(f"granularity must be 'stage' or 'block', but got {granularity!r}")
     families = chosen_mixers(mixers or ["core"])
@@ -62,8 +81,9 @@ def metaformer(preset: str = "small", granularity: str = "stage", mixers: Sequen
     sizes = PRESETS[preset]
     choices = [
         Choice("resolution", sizes.resolutions),
-        Choice("norm", NORMS),
-        Choice("activation", ACTIVATIONS),
+        Choice("norm", OPEN_NORMS),
+        Choice("activation", OPEN_ACTIVATIONS),
+        Choice("stem", (sizes.stem,)),
     ]
     last = len(sizes.widths) - 1
     for stage, (widths, depths) in enumerate(zip(sizes.widths, sizes.depths, strict=True)):
@@ -82,20 +102,23 @@ def metaformer(preset: str = "small", granularity: str = "stage", mixers: Sequen
                 Choice(f"{block}.mixer", offered),
                 Choice(f"{block}.expansion", sizes.expansions),
                 Choice(f"{block}.bits", BITS),
+                Choice(f"{block}.channel_mixer", (USUAL["channel_mixer"],)),
+                Choice(f"{block}.gate", (USUAL["gate"],)),
             ]
     return SearchSpace(
         name="metaformer",
         preset=preset,
         granularity=granularity,
-        stem=sizes.stem,
         role_widths=tuple(min(widths) for widths in sizes.widths),
         mixer_kernels=words,
         choices=tuple(choices),
+        openable=OPENABLE,
+        multiplex=multiplex,
     )
 
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {"metaformer": metaformer}
-"""Space name -> builder(preset, granularity, mixers)."""
+"""Space name -> builder(preset, granularity, mixers, multiplex)."""
 
 
 def load_space(
@@ -104,8 +127,9 @@ def load_space(
     granularity: str = "stage",
     mixers: Sequence[str] | None = None,
     choices: Mapping[str, list[Value]] | None = None,
+    multiplex: int = 1,
 ) -> SearchSpace:
-    """The space of that name, restricted to `choices` (gene or last word of a gene -> allowed values).
+    """The space of that name, narrowed or opened to `choices` (gene or last word of a gene -> allowed values).
 
     Raises ValueError, one line with the cure, for anything unknown, and for mixers that are bound to one resolution
     beside several resolutions.
@@ -114,10 +138,15 @@ def load_space(
         near = difflib.get_close_matches(name, SPACES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SPACES)}"
         raise ValueError(f"unknown space {name!r}; {hint}")
-    space = SPACES[name](preset=preset, granularity=granularity, mixers=mixers)
+    space = SPACES[name](preset=preset, granularity=granularity, mixers=mixers, multiplex=multiplex)
     space = space.restrict(choices) if choices else space
     bound = [family for family in space.mixers if MENU[family].token_bound]
     sizes = space["resolution"].values
+    if bound and len({STEMS[str(stem)] for stem in space["stem"].values}) > 1:
+        raise ValueError(
+            f"mixers bound to one resolution ({', '.join(bound)}) cannot go with stems of different strides; choose "
+            f"one, as by --set 'space.choices.stem=[\"{space['stem'].values[0]}\"]'"
+        )
     if bound and len(sizes) > 1:
         raise ValueError(
             f"mixers bound to one resolution ({', '.join(bound)}) cannot go with {len(sizes)} of them; choose one, as "

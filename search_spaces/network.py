@@ -8,66 +8,27 @@ into the convolutions.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from search_spaces.architecture import Architecture
-from search_spaces.layers import (
-    ACTIVATION_LAYERS,
-    NORM_LAYERS,
-    Add,
-    ConvNorm,
-    fold_norm_before,
-    make_divisible,
-    norm_as_conv,
-)
+from search_spaces.architecture import USUAL, Architecture, Block
+from search_spaces.channel_mixers import CHANNEL_MIXER_LAYERS, make_gate
+from search_spaces.layers import Add, ConvNorm, fold_norm_before, make_divisible, norm_as_conv
 from search_spaces.mixers import MIXERS
-
-
-class Stem(nn.Module):
-    """Image to features: one 3x3 convolution of stride 2 (`conv3s2`), or two and an activation (`conv3s2x2`)."""
-
-    def __init__(self, kind: str, in_chans: int, dim: int, activation: str) -> None:
-        super().__init__()
-        if kind == "conv3s2x2":
-            self.conv1 = ConvNorm(in_chans, dim // 2, 3, stride=2)
-            self.act: nn.Module = ACTIVATION_LAYERS[activation]()
-            self.conv2: nn.Module = ConvNorm(dim // 2, dim, 3, stride=2)
-            self.reduction = 4
-        elif kind == "conv3s2":
-            self.conv1 = ConvNorm(in_chans, dim, 3, stride=2)
-            self.act, self.conv2 = nn.Identity(), nn.Identity()
-            self.reduction = 2
-        else:
-            raise ValueError(f"stem must be 'conv3s2' or 'conv3s2x2', but got {kind!r}")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.act(self.conv1(x)))
-
-
-class Mlp(nn.Module):
-    """Channel mixer: two 1x1 convolutions with an activation between. macs: 2 e C^2 N."""
-
-    def __init__(self, dim: int, expansion: float, activation: str) -> None:
-        super().__init__()
-        hidden = make_divisible(dim * expansion)
-        self.fc1 = nn.Conv2d(dim, hidden, 1)
-        self.act = ACTIVATION_LAYERS[activation]()
-        self.fc2 = nn.Conv2d(hidden, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+from search_spaces.norms import NORM_LAYERS, is_affine
+from search_spaces.stems import Stem
 
 
 class MetaFormerBlock(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)) (MetaFormer, arXiv:2111.11418, Eq. 2 and 3).
 
     Mixers that begin with a padded convolution take the norm behind them, where BatchNorm folds exactly. `identity` has
-    no token branch; `mbconv` is the whole block. size: side of the map in pixels, for mixers bound to it; else 0.
+    no token branch; `mbconv` is the whole block; channel mixer "none" leaves the token branch alone. gate: on the
+    hidden layer of the channel mixer, or of the mixer that is the whole block. size: side of the map in pixels, for
+    mixers bound to it; else 0.
     """
 
     def __init__(
@@ -79,6 +40,8 @@ class MetaFormerBlock(nn.Module):
         norm: str,
         activation: str,
         role_width: int,
+        channel_mixer: str = "mlp",
+        gate: str = "none",
         size: int = 0,
     ) -> None:
         super().__init__()
@@ -94,14 +57,20 @@ class MetaFormerBlock(nn.Module):
         self.norm_after: bool = family.norm_after
         self.residual_inside: bool = family.residual_inside
         self.has_token_mixer = mixer != "identity"
-        self.has_mlp = not family.replaces_block
+        self.has_mlp = not family.replaces_block and channel_mixer != "none"
         if self.has_token_mixer:
             self.norm1: nn.Module = nn.Identity() if family.norm_inside else NORM_LAYERS[norm](dim)
             if not family.residual_inside:
                 self.add1 = Add()
+        if gate != "none" and family.gated:
+            self.token_mixer.gate = make_gate(gate, make_divisible(dim * expansion), dim)
         if self.has_mlp:
+            if channel_mixer not in CHANNEL_MIXER_LAYERS:
+                known = ", ".join(CHANNEL_MIXER_LAYERS)
+                raise ValueError(f"unknown channel mixer {channel_mixer!r}; known: {known}, none")
+            make: Any = CHANNEL_MIXER_LAYERS[channel_mixer]
             self.norm2: nn.Module = NORM_LAYERS[norm](dim)
-            self.mlp = Mlp(dim, expansion, activation)
+            self.mlp = make(dim, expansion, activation, gate)
             self.add2 = Add()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +86,7 @@ class MetaFormerBlock(nn.Module):
         return x
 
     def fold_(self) -> None:
-        if self.has_token_mixer and isinstance(self.norm1, nn.BatchNorm2d):
+        if self.has_token_mixer and is_affine(self.norm1):
             if not self.norm_after and hasattr(self.token_mixer, "norm_consumers"):
                 fold_norm_before(self.norm1, self.token_mixer.norm_consumers())
                 self.norm1 = nn.Identity()
@@ -126,12 +95,12 @@ class MetaFormerBlock(nn.Module):
                 self.norm1 = nn.Identity()
             else:
                 self.norm1 = norm_as_conv(self.norm1)
-        if self.has_mlp and isinstance(self.norm2, nn.BatchNorm2d):
+        if self.has_mlp and is_affine(self.norm2):
             fold_norm_before(self.norm2, [self.mlp.fc1])
             self.norm2 = nn.Identity()
 
 
-def bound_size(mixer: str, size: int) -> dict[str, int]:
+def bound_size(mixer: str, size: int) -> dict[str, Any]:
     """`size` as an argument of a block, for mixers bound to it; blocks of the others are equal at all sizes."""
     return {"size": size} if mixer in MIXERS and MIXERS[mixer].token_bound else {}
 
@@ -164,12 +133,9 @@ class Head(nn.Module):
         return x if pre_logits else self.fc(x)
 
     def fold_(self) -> None:
-        if isinstance(self.norm, nn.BatchNorm2d) and isinstance(self.fc, nn.Linear):
+        if is_affine(self.norm) and isinstance(self.fc, nn.Linear):
             fold_norm_before(self.norm, [self.fc])
             self.norm = nn.Identity()
-
-
-BlockFactory = Callable[..., nn.Module]
 
 
 class MetaFormerNet(nn.Module):
@@ -177,9 +143,9 @@ class MetaFormerNet(nn.Module):
 
     Input [batch, in_chans, img_size, img_size], output [batch, num_classes].
 
-    stages: one dict per stage, keys width, role_width, norm, activation, blocks; a block has mixer, kernel, expansion.
+    stages: one dict per stage, keys width, role_width, norm, activation, blocks; a block has mixer, kernel, expansion,
+        and channel_mixer and gate where they are not "mlp" and "none".
     deploy: build the folded form; load folded weights into it.
-    block_factory: how blocks are made; the supernet passes a caching one.
     Raises ValueError for an unknown stem, mixer or kernel.
     """
 
@@ -193,7 +159,6 @@ class MetaFormerNet(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         deploy: bool = False,
-        block_factory: BlockFactory = MetaFormerBlock,
     ) -> None:
         super().__init__()
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
@@ -208,12 +173,10 @@ class MetaFormerNet(nn.Module):
                 downsample = ConvNorm(stages[index - 1]["width"], stage["width"], 3, stride=2)
                 reduction *= 2
             size = -(-img_size // reduction)
-            blocks = [
-                block_factory(
+            blocks: list[nn.Module] = [
+                MetaFormerBlock(
                     dim=stage["width"],
-                    mixer=block["mixer"],
-                    kernel=block["kernel"],
-                    expansion=block["expansion"],
+                    **block,
                     norm=stage["norm"],
                     activation=stage["activation"],
                     role_width=stage["role_width"],
@@ -300,7 +263,7 @@ class MetaFormerNet(nn.Module):
 
 
 def fold_(network: nn.Module) -> nn.Module:
-    """Merge, in place, every BatchNorm of `network` into its neighbours; children before parents. Returns it."""
+    """Merge, in place, every affine norm of `network` into its neighbours; children before parents. Returns it."""
     for module in reversed(list(network.modules())):
         merge = getattr(module, "fold_", None)
         if module is not network and merge is not None:
@@ -316,6 +279,17 @@ def fold(network: MetaFormerNet) -> MetaFormerNet:
     return out
 
 
+def block_kwargs(block: Block) -> dict[str, Any]:
+    """The part of the keyword arguments of `MetaFormerBlock` that its own genes decide; usual values left out."""
+    unusual = {"channel_mixer": block.channel_mixer, "gate": block.gate}
+    return {
+        "mixer": block.mixer,
+        "kernel": block.kernel,
+        "expansion": block.expansion,
+        **{key: value for key, value in unusual.items() if value != USUAL[key]},
+    }
+
+
 def network_kwargs(arch: Architecture) -> dict[str, Any]:
     """Keyword arguments of `MetaFormerNet` for this architecture: JSON-able. Bits are not part of the network."""
     stages = [
@@ -324,9 +298,7 @@ def network_kwargs(arch: Architecture) -> dict[str, Any]:
             "role_width": stage.role_width,
             "norm": stage.norm,
             "activation": stage.activation,
-            "blocks": [
-                {"mixer": block.mixer, "kernel": block.kernel, "expansion": block.expansion} for block in stage.blocks
-            ],
+            "blocks": [block_kwargs(block) for block in stage.blocks],
         }
         for stage in arch.stages
     ]

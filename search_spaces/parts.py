@@ -11,7 +11,8 @@ from torch import nn
 from search_spaces.architecture import STEMS, Architecture
 from search_spaces.layers import ConvNorm
 from search_spaces.mixers import MIXERS
-from search_spaces.network import Head, MetaFormerBlock, Stem, bound_size, fold_
+from search_spaces.network import Head, MetaFormerBlock, block_kwargs, bound_size, fold_
+from search_spaces.stems import Stem
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,7 @@ def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> It
                 stage.width,
                 MIXERS[block.mixer].__module__ if block.mixer in MIXERS else "",  # a plugin's names its text
                 dim=stage.width,
-                mixer=block.mixer,
-                kernel=block.kernel,
-                expansion=block.expansion,
+                **block_kwargs(block),
                 norm=stage.norm,
                 activation=stage.activation,
                 role_width=stage.role_width,

@@ -109,7 +109,7 @@ def _facts(plugin: Plugin, family: Any, mixer: Any) -> MixerFacts:
         raise broken("norms", "norm_inside and norm_after exclude each other")
     if not mixer.norm_after and not mixer.residual_inside and not hasattr(mixer, "output_layer"):
         raise broken("output_layer", "a method that returns its last layer with weights is wanted")
-    facts = MixerFacts(GROUP, kernels, mixer.late_only, mixer.token_bound)
+    facts = MixerFacts(GROUP, kernels, mixer.late_only, mixer.token_bound, mixer.replaces_block, mixer.gated)
     taken = {word for other, known in MENU.items() for word in known.words(other)}
     if clash := sorted(taken & set(facts.words(family))):
         raise broken("name", f"with its kernel it reads like {clash[0]}, another mixer")

@@ -84,7 +84,8 @@ def test_samplers_learn(sampler):
 def test_a_trial_as_optuna_sees_it():
     trial = finished(0, run("random", 1)[0])
     frozen = to_optuna(trial, GOAL, SPACE)
-    assert frozen.params == dict(trial.genome)
+    assert frozen.params == {choice.name: trial.genome[choice.name] for choice in SPACE.free}
+    assert SPACE.complete(frozen.params) == dict(trial.genome)
     assert frozen.values == list(trial.values(GOAL))
     assert list(frozen.constraints.values()) == list(trial.gaps(GOAL).values())
     assert frozen.user_attrs["top1_kind"] == "one-shot"

@@ -99,6 +99,8 @@ def test_another_preset_takes_the_choices_of_the_first_away():
     assert mobile.space.choices == {}
     assert space_of(mobile.space).preset == "mobile"
     assert override(spec, {"space.preset": "small", "train.steps": 3}).space.choices == spec.space.choices
+    opened = override(spec, {"space.choices.stage3.gate": ["none", "se"]})
+    assert dict(opened.space.choices) == {**spec.space.choices, "stage3.gate": ("none", "se")}
     given = override(spec, {"space.preset": "mobile", "space.choices": {"depth": [1]}})
     assert given.space.choices == {"depth": (1,)}
 

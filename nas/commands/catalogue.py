@@ -28,6 +28,9 @@ def spaces(name: str | None, preset: str | None, granularity: str, as_json: bool
         click.echo(f"  more by --mixers: {', '.join(more)}")
         for gene, values in space["choices"].items():
             click.echo(f"  {gene}: {', '.join(map(str, values))}")
+        click.echo(f"  stem: {space['stem']}")
+        for gene, values in space["closed"].items():
+            click.echo(f"  closed: {gene}: {', '.join(values)}  (space.choices.{gene} opens them)")
 
 
 @click.group(invoke_without_command=True)

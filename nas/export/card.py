@@ -104,7 +104,10 @@ def card(
 def _structure(arch: Architecture) -> list[str]:
     lines = ["| stage | width | norm, activation | blocks (mixer, expansion, bits) |", "|---|---|---|---|"]
     for index, stage in enumerate(arch.stages):
-        blocks = "; ".join(f"{block.mixer_token} {block.expansion:g} {block.bits}" for block in stage.blocks)
+        blocks = "; ".join(
+            " ".join([block.mixer_token, f"{block.expansion:g}", *block.modifiers, str(block.bits)])
+            for block in stage.blocks
+        )
         lines.append(f"| {index} | {stage.width} | {stage.norm}, {stage.activation} | {blocks} |")
     return lines
 

@@ -18,19 +18,22 @@ from torch import fx, nn
 
 from nas.bits import bits_at
 from search_spaces.architecture import Architecture
-from search_spaces.layers import Add, MatMul
+from search_spaces.channel_mixers import ResponseNorm
+from search_spaces.layers import Add, MatMul, Multiply, SquaredReLU, StarReLU
 
 INPUT = "input"
 """Name of the network's input among the quantized tensors."""
 
-_ACTIVATIONS = (nn.ReLU, nn.Hardswish, nn.GELU)
+_ACTIVATIONS = (nn.ReLU, nn.Hardswish, nn.Hardsigmoid, nn.GELU, StarReLU, SquaredReLU)
 _WEIGHTED = (nn.Conv2d, nn.Linear)
 _FUSES_ACTIVATION = (*_WEIGHTED, Add)
 _WRITING_MODULES = (
     *_FUSES_ACTIVATION,
     *_ACTIVATIONS,
+    Multiply,
     MatMul,
     LayerNorm2d,
+    ResponseNorm,
     nn.Softmax,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,

@@ -29,6 +29,9 @@ class TokenMixer(nn.Module):
     """The mixer adds its input itself, to fold it into its kernel. Needs `norm_inside`."""
     replaces_block: ClassVar[bool] = False
     """Token and channel mixer in one: the block has no channel mixer besides. Needs `norm_inside`."""
+    gated: ClassVar[bool] = False
+    """It has a hidden layer of `make_divisible(dim * expansion)` channels, and behind it a module `gate`, an Identity
+    that the block may replace. Needs `replaces_block`."""
     late_only: ClassVar[bool] = False
     """Quadratic in the number of tokens: offered in the last two stages only."""
     token_bound: ClassVar[bool] = False

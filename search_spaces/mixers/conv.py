@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from search_spaces.layers import ACTIVATION_LAYERS, ConvNorm, fold_norm_after, make_divisible
+from search_spaces.layers import ACTIVATION_LAYERS, ConvNorm, fold_norm_after, fold_star_relu, make_divisible
 from search_spaces.mixers.contract import TokenMixer
 
 
@@ -22,7 +22,7 @@ class DepthwiseConv(TokenMixer):
     def forward(self, x: Tensor) -> Tensor:
         return self.dwconv(x)
 
-    def fold_norm_after_(self, norm: nn.BatchNorm2d) -> None:
+    def fold_norm_after_(self, norm: nn.Module) -> None:
         fold_norm_after(norm, [self.dwconv])
 
 
@@ -76,12 +76,13 @@ class InceptionConv(TokenMixer):
 class MBConv(TokenMixer):
     """Inverted bottleneck (MobileNetV2, arXiv:1801.04381): 1x1 to eC, depthwise k x k, 1x1 to C, BatchNorm after each.
 
-    Token and channel mixer in one. macs: N (2 e C^2 + k^2 e C).
+    Token and channel mixer in one; a gate may stand on its hidden layer. macs: N (2 e C^2 + k^2 e C).
     """
 
     kernels = (3, 5)
     norm_inside = True
     replaces_block = True
+    gated = True
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -90,10 +91,15 @@ class MBConv(TokenMixer):
         self.act1 = ACTIVATION_LAYERS[activation]()
         self.dwconv = ConvNorm(hidden, hidden, kernel, groups=hidden)
         self.act2 = ACTIVATION_LAYERS[activation]()
+        self.gate: nn.Module = nn.Identity()
         self.project = ConvNorm(hidden, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.act2(self.dwconv(self.act1(self.expand(x)))))
+        return self.project(self.gate(self.act2(self.dwconv(self.act1(self.expand(x))))))
+
+    def fold_(self) -> None:
+        if isinstance(self.gate, nn.Identity):
+            self.act2 = fold_star_relu(self.act2, self.project.conv)
 
     def output_layer(self) -> nn.Module:
         return self.project.norm
@@ -102,22 +108,28 @@ class MBConv(TokenMixer):
 class FusedMBConv(TokenMixer):
     """MBConv with its first two layers fused (EfficientNetV2, arXiv:2104.00298, Fig. 2): dense 3x3 to eC, 1x1 to C.
 
-    Token and channel mixer in one. macs: N (9 e C^2 + e C^2).
+    Token and channel mixer in one; a gate may stand on its hidden layer. macs: N (9 e C^2 + e C^2).
     """
 
     kernels = (3,)
     norm_inside = True
     replaces_block = True
+    gated = True
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
         hidden = make_divisible(dim * expansion)
         self.expand = ConvNorm(dim, hidden, kernel)
         self.act = ACTIVATION_LAYERS[activation]()
+        self.gate: nn.Module = nn.Identity()
         self.project = ConvNorm(hidden, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.act(self.expand(x)))
+        return self.project(self.gate(self.act(self.expand(x))))
+
+    def fold_(self) -> None:
+        if isinstance(self.gate, nn.Identity):
+            self.act = fold_star_relu(self.act, self.project.conv)
 
     def output_layer(self) -> nn.Module:
         return self.project.norm

@@ -174,7 +174,7 @@ def test_gradient_reaches_every_active_parameter_and_no_other(mixer: str) -> Non
     arch = space.decode(smallest | {"activation": "gelu"})
     supernet(noise(4, 3, 40, 40), arch).square().sum().backward()
     active: dict[int, Tensor] = {}
-    for source in supernet._plan(arch).sources:
+    for source in (source for piece in supernet.pieces(arch) for source in piece.sources):
         tensor = getattr(source.owner, source.attribute)
         if not source.is_buffer:
             assert tensor.grad is not None, source.name

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SMALL, SMALL_BLOCKWISE, seeds, spaces
+from strategies import OPEN, SMALL, SMALL_BLOCKWISE, seeds, spaces
 
-from search_spaces.architecture import Architecture, BlockBits
+from search_spaces.architecture import GATES, NORMS, STEMS, Architecture, BlockBits
 from search_spaces.menu import MENU, chosen_mixers
-from search_spaces.metaformer import load_space
+from search_spaces.metaformer import PRESETS, load_space
 from search_spaces.mixers import MIXERS
 
 
@@ -62,12 +62,16 @@ def test_size_equals_a_count_of_distinct_keys(granularity):
     space = load_space(
         "metaformer",
         granularity=granularity,
-        mixers=["pool", "mhsa"],
+        mixers=["pool", "mhsa", "identity", "mbconv"],
         choices={
+            "stage1.mixer": ["pool"], "stage2.mixer": ["pool"], "stage3.mixer": ["pool", "mhsa"],
             "norm": ["batchnorm"], "activation": ["relu"], "stage1.width": [16],
+            "stage4.channel_mixer": ["mlp", "none"], "stage4.gate": ["none", "se"], "stage4.expansion": [2.0, 3.0],
             "stage2.width": [32, 48], "stage3.width": [64], "stage4.width": [96],
-            "expansion": [2.0], "resolution": [24, 32], "bits": ["w8a8"], "stage3.depth": [1, 2], "stage4.depth": [1],
-            "stage1.depth": [1], "stage2.depth": [1],
+            "stage1.expansion": [2.0], "stage2.expansion": [2.0], "stage3.expansion": [2.0], "resolution": [24, 32],
+            "bits": ["w8a8"], "stage3.depth": [1, 2], "stage4.depth": [1], "stage1.depth": [1], "stage2.depth": [1],
+            **({"stage4.block2.mixer": ["pool"], "stage4.block2.expansion": [2.0], "stage4.block2.gate": ["none"],
+                "stage4.block2.channel_mixer": ["mlp"]} if granularity == "block" else {}),
         },
     )  # fmt: skip
     names = [choice.name for choice in space.choices]
@@ -78,18 +82,67 @@ def test_size_equals_a_count_of_distinct_keys(granularity):
 
 def test_stage_granularity_has_few_parameters():
     for preset in ("small", "mobile"):
-        assert len(load_space("metaformer", preset).choices) <= 24
+        assert len(load_space("metaformer", preset).free) <= 24
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_offer_no_modifier_unasked(preset):
+    """The keys that today's networks have are those they had before there were any modifiers."""
+    space = load_space("metaformer", preset)
+    assert space.closed == {
+        "norm": ("repbn", "affine"),
+        "activation": ("starrelu",),
+        "stem": tuple(stem for stem in STEMS if stem not in space["stem"].values),
+        "channel_mixer": ("dwconv_ffn", "none"),
+        "gate": ("se", "grn"),
+    }
+    arch = space.decode(space.sample(np.random.default_rng(0)))
+    assert not {"channel_mixer", "gate"} & set(arch.to_json().replace('"', " ").split())
+    assert set(arch.to_dict()["stages"][0]["blocks"][0]) == {"mixer", "kernel", "expansion", "bits"}
+
+
+def test_a_key_from_before_the_modifiers_still_holds():
+    """Written by commit fbdcd1e: `SMALL.decode(SMALL.sample(np.random.default_rng(0)))`."""
+    assert SMALL.decode(SMALL.sample(np.random.default_rng(0))).key == "6ade0474ea00e931"
+
+
+def test_genes_open_to_what_is_on_the_menu_and_no_further():
+    space = load_space("metaformer", choices={"stem": ["conv7s4"], "stage3.gate": ["grn", "se"], "norm": list(NORMS)})
+    assert space["stem"].values == ("conv7s4",)
+    assert space["stage3.gate"].values == ("se", "grn"), "in the order of the menu"
+    assert space["stage4.gate"].values == ("none",)
+    assert space["norm"].values == NORMS
+    assert space.closed["stem"] == ("conv3s2", "conv3s2x2")
+    assert "gate" not in space.closed, "each is open somewhere"
+    assert "norm" not in space.closed
+    with pytest.raises(ValueError, match="gate offers"):
+        load_space("metaformer", choices={"gate": ["sse"]})
+
+
+def test_genes_without_effect_name_the_same_network():
+    genome = OPEN.sample(np.random.default_rng(0))
+    for mixer, gene, values in (
+        ("identity", "channel_mixer", ("mlp", "none")),  # an empty block is none
+        ("mbconv3", "channel_mixer", ("mlp", "dwconv_ffn")),
+        ("mbconv3", "channel_mixer", ("mlp", "none")),
+    ):
+        changed = genome | {"stage2.mixer": mixer}
+        keys = {OPEN.decode(changed | {f"stage2.{gene}": value}).key for value in values}
+        assert len(keys) == 1, (mixer, gene)
+    bare = genome | {"stage2.mixer": "dwconv5", "stage2.channel_mixer": "none"}
+    keys = {OPEN.decode(bare | {"stage2.gate": gate}).key for gate in GATES}
+    keys |= {OPEN.decode(bare | {"stage2.expansion": expansion}).key for expansion in (2.0, 4.0)}
+    assert len(keys) == 1
+    gated = genome | {"stage2.mixer": "mbconv3"}
+    assert len({OPEN.decode(gated | {"stage2.gate": gate}).key for gate in GATES}) == len(GATES)
 
 
 def test_menu_matches_the_modules():
     assert list(MENU) == list(MIXERS)
     for name, mixer in MIXERS.items():
         facts = MENU[name]
-        assert (facts.kernels, facts.late_only, facts.token_bound) == (
-            mixer.kernels,
-            mixer.late_only,
-            mixer.token_bound,
-        )
+        for clause in ("kernels", "late_only", "token_bound", "replaces_block", "gated"):
+            assert getattr(facts, clause) == getattr(mixer, clause), (name, clause)
 
 
 def test_the_default_is_the_core():
@@ -134,6 +187,12 @@ def test_attention_is_offered_in_late_stages_only():
 def test_bad_spaces_are_refused_with_the_cure(arguments, line):
     with pytest.raises(ValueError, match=line):
         load_space(**arguments)
+
+
+def test_mixers_bound_to_a_resolution_refuse_stems_of_two_strides():
+    choices = {"resolution": [32], "stem": ["conv3s2", "conv7s4"]}
+    with pytest.raises(ValueError, match="cannot go with stems of different strides"):
+        load_space("metaformer", mixers=["core", "random"], choices=choices)
 
 
 def test_bad_genomes_are_refused():
