@@ -11,6 +11,7 @@ same rules.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from hw_models.workload import MATRIX_KINDS, Workload
 from search_spaces.architecture import Architecture, BlockBits
@@ -90,6 +91,37 @@ def put_precision(workload: Workload, precision: str, input_bits: int | None = N
     dtypes = {index: f"int{apply_role(tensor.role, bits).activations}" for index, tensor in enumerate(workload.tensors)}
     dtypes |= dict.fromkeys(workload.inputs, f"int{input_bits}" if input_bits else own)
     return workload.with_dtypes(dtypes | _constant_dtypes(workload, bits))
+
+
+_MOVES = frozenset({"transpose", "copy", "gather", "pool", "resize"})
+_FOLLOWED = frozenset({"activation", "elementwise", "scale"})
+
+
+def put_formats(workload: Workload, known: Mapping[int, str]) -> Workload:
+    """The workload with a number format on every tensor, from those that quantizers give to some of them.
+
+    A value between ops that a device runs as one (a convolution's before its activation) has the format of what they
+    make together; one that is only moved keeps its own; vectors of constants beside quantized weights are added to the
+    accumulator (int32). What no quantizer reaches stays in floating point (fp32).
+    """
+    dtypes = dict(known)
+    for op in reversed(workload.ops):
+        index = op.outputs[0]
+        readers = workload.consumers.get(index, ())
+        if index not in dtypes and len(readers) == 1 and index not in workload.outputs:
+            reader = workload.ops[readers[0]]
+            if reader.kind in _FOLLOWED and reader.outputs[0] in dtypes:
+                dtypes[index] = dtypes[reader.outputs[0]]
+    for op in workload.ops:
+        moving = [dtypes[index] for index in op.inputs if index in dtypes]
+        if op.outputs[0] not in dtypes and op.kind in _MOVES and moving:
+            dtypes[op.outputs[0]] = moving[0]
+        for index in op.weights:
+            if index in dtypes or not dtypes.get(op.outputs[0], "").startswith("int"):
+                continue
+            vector = sum(size > 1 for size in workload.tensors[index].shape) <= 1
+            dtypes[index] = "int32" if vector else dtypes[op.outputs[0]]
+    return workload.with_dtypes({index: dtypes.get(index, "fp32") for index in range(len(workload.tensors))})
 
 
 def _constant_dtypes(workload: Workload, bits: BlockBits) -> dict[int, str]:

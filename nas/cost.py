@@ -1,4 +1,4 @@
-"""What a network costs on a target: searched architectures part by part, any timm model, exported folders.
+"""What a network costs on a target: searched architectures part by part, any timm model, exported folders, ONNX files.
 
 Tracing and costing are remembered per distinct part, so that a search costs a new candidate by look-up.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from hw_models import CostReport, PartCost, Target, Workload, combine, estimate_part
+from hw_models.npu import matrix_precision
 from hw_models.population import FIGURES
 from nas.bits import PRECISIONS, part_precisions, put_precision
 from nas.errors import UsageError
@@ -131,16 +132,16 @@ def cost_model(
     batch: int = 1,
     reparameterize: bool = False,
 ) -> CostReport:
-    """Cost of a timm model by name, or of an exported folder.
+    """Cost of a timm model by name, of an exported folder, or of an ONNX file.
 
-    input_size: side of the square image in pixels, default the model's own.
-    precision: one of `nas.bits.PRECISIONS`; default w8a8 for timm models and the network's own bits for a
-        folder.
+    input_size: side of the square image in pixels, default the model's own; of an ONNX file only what it leaves open.
+    precision: one of `nas.bits.PRECISIONS`; default the network's own bits for a folder and for an ONNX file with
+        quantizers, w8a8 for everything else.
     batch: images per inference; all figures are for the whole batch.
     reparameterize: merge the training-time branches of a timm model (RepVGG, FastViT, ...) first, as
         deployment does.
-    Raises UsageError for an unknown model, a folder without a usable config.json, an impossible size,
-    precision or batch, and for a model that cannot be traced.
+    Raises UsageError for an unknown model, a folder without a usable config.json, an ONNX file that is not one, an
+    impossible size, precision or batch, and for a model that cannot be traced.
     """
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
@@ -148,6 +149,8 @@ def cost_model(
         raise UsageError(f"batch and input size must be positive, but got batch {batch} and input size {input_size}")
     folder = Path(name_or_folder)
     try:
+        if is_onnx(name_or_folder):
+            return _cost_onnx(folder, target, input_size, precision, batch)
         if folder.is_dir() and ((folder / "config.json").is_file() or not _is_timm(str(name_or_folder))):
             return _cost_folder(folder, target, input_size, precision, batch)
         return _cost_timm(str(name_or_folder), target, input_size, precision or "w8a8", batch, reparameterize)
@@ -173,23 +176,65 @@ def _cost_folder(folder: Path, target: Target, input_size: int | None, precision
     return replace(report, model=str(folder))
 
 
+def is_onnx(name: str | Path) -> bool:
+    """Whether a model is named by a file: by its ending, or because there is one."""
+    return str(name).endswith(".onnx") or Path(name).is_file()
+
+
+def _cost_onnx(path: Path, target: Target, input_size: int | None, precision: str | None, batch: int) -> CostReport:
+    own = onnx_workload(path, input_size, batch)
+    quantized = bool(own.tensors[0].dtype)
+    if precision is not None or not quantized:
+        workload = put_precision(own, precision or "w8a8")
+        label = precision or "w8a8"
+    else:
+        workload = own
+        label = "+".join(dict.fromkeys(matrix_precision(own, op) for op in own.ops if op.gemm)) + " (quantizers)"
+    return combine(
+        [estimate_part(workload, target)],
+        target,
+        model=str(path),
+        precision=label,
+        input_shape=workload.input_shapes[0],
+        warnings=[*target_warnings(target), *_folded_work(workload)],
+    )
+
+
+def onnx_workload(path: Path, input_size: int | None = None, batch: int = 1) -> Workload:
+    """The traced workload of an ONNX file, remembered as long as the file is not written again. Raises as
+    `trace_onnx`.
+    """
+    stamp = path.stat() if path.is_file() else None
+    return _onnx_workload(path, input_size, batch, (stamp.st_mtime_ns, stamp.st_size) if stamp else None)
+
+
+@lru_cache(maxsize=256)
+def _onnx_workload(path: Path, input_size: int | None, batch: int, stamp: tuple[int, int] | None) -> Workload:
+    from nas.trace_onnx import trace_onnx  # onnx is loaded for those who name such a file
+
+    return trace_onnx(path, input_size, batch)
+
+
 @lru_cache(maxsize=4096)
 def _cost_timm(
     name: str, target: Target, input_size: int | None, precision: str, batch: int, reparameterize: bool
 ) -> CostReport:
     workload = timm_workload(name, input_size, batch, reparameterize)
     part = estimate_part(put_precision(workload, precision), target)
-    warnings = target_warnings(target)
-    if workload.folded_macs:
-        warnings.append(f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled")
     return combine(
         [part],
         target,
         model=name,
         precision=precision,
         input_shape=workload.input_shapes[0],
-        warnings=warnings,
+        warnings=[*target_warnings(target), *_folded_work(workload)],
     )
+
+
+def _folded_work(workload: Workload) -> list[str]:
+    if not workload.folded_macs:
+        return []
+    return [f"{workload.folded_macs} macs work on constants alone and are done once, when it is compiled"]
 
 
 @lru_cache(maxsize=256)
@@ -231,7 +276,7 @@ def check_timm_name(name: str) -> None:
     if not _is_timm(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see timm.list_models()"
-        raise UsageError(f"{name!r} is neither a folder nor a timm model; {hint}")
+        raise UsageError(f"{name!r} is neither a folder, an ONNX file nor a timm model; {hint}")
 
 
 def _is_timm(name: str) -> bool:

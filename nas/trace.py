@@ -43,11 +43,21 @@ def trace_module(module: nn.Module, input_shapes: Sequence[Sequence[int]], name:
         raise TraceError(f"input shapes must be positive, but got {shapes} for {label}")
     if module.training or any(not value.is_meta for value in _state(module).values()):
         module = copy.deepcopy(module).to("meta").eval()
-    inputs = [_meta_input(shape) for shape in shapes]
-    recorder = _Recorder(label, module, inputs)
+    inputs = [meta_input(shape) for shape in shapes]
+    names = {storage_key(value): key for key, value in _state(module).items()}
+    leaves = {name for name, child in module.named_modules() if not any(child.children())}
+    recorder = Recorder(label, inputs, names, leaves)
+    with tracing(label, shapes), _module_paths(module, recorder), recorder:
+        result = module(*inputs)
+    return recorder.workload(result, shapes, sum(value.numel() for value in module.parameters()))
+
+
+@contextmanager
+def tracing(label: str, shapes: Sequence[Sequence[int]]) -> Iterator[None]:
+    """Attention is written out, nothing is kept for gradients, and whatever goes wrong is one clear line."""
     try:
-        with torch.no_grad(), _module_paths(module, recorder), _PlainAttention(), recorder:
-            result = module(*inputs)
+        with torch.no_grad(), _PlainAttention():
+            yield
     except TraceError:
         raise
     except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
@@ -55,7 +65,6 @@ def trace_module(module: nn.Module, input_shapes: Sequence[Sequence[int]], name:
         raise TraceError(
             f"{label} cannot be traced on the meta device at input {list(map(list, shapes))}: {first_line}"
         ) from error
-    return recorder.workload(result, shapes)
 
 
 class _PlainAttention(TorchFunctionMode):
@@ -87,17 +96,19 @@ def _plain_attention(
     return torch.matmul(torch.softmax(scores, dim=-1), value)
 
 
-class _Recorder(TorchDispatchMode):
-    """Builds the graph while the module runs. `path` and `role` follow the module that is running."""
+class Recorder(TorchDispatchMode):
+    """Builds the graph while a network runs. `path` and `role` follow the part that is running.
 
-    def __init__(self, label: str, module: nn.Module, inputs: list[torch.Tensor]) -> None:
+    names: storage key of every constant -> its name; leaves: paths that one op may have for itself.
+    """
+
+    def __init__(self, label: str, inputs: list[torch.Tensor], names: dict[int, str], leaves: set[str]) -> None:
         super().__init__()
         self.label = label
         self.path: list[str] = [""]
         self.role: list[str] = [""]
-        self._params = {id(param): param for param in module.parameters()}
-        self._names = {_storage_key(value): key for key, value in _state(module).items()}
-        self._leaves = {name for name, child in module.named_modules() if not any(child.children())}
+        self._names = names
+        self._leaves = leaves
         self._tensors: list[Tensor] = []
         self._ops: list[tuple[str, str, dict[str, Any]]] = []
         self._index_of: dict[int, int] = {}
@@ -128,7 +139,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _record(self, name: str, args: Any, operands: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
-        constant = [self._tensors[self._lookup(value)].constant for value in operands]
+        constant = [self._tensors[self.lookup(value)].constant for value in operands]
         description = describe(name, args, outputs[0])
         if description is None:
             if all(constant):
@@ -154,7 +165,7 @@ class _Recorder(TorchDispatchMode):
     def _record_copy(self, operands: list[torch.Tensor], output: torch.Tensor) -> None:
         """A copy that keeps the order of the bytes is removed by any compiler; one that changes it costs."""
         source = operands[-1]
-        index = self._lookup(source)
+        index = self.lookup(source)
         if self._tensors[index].constant:
             self._new(output, self._tensors[index].name, constant=True)
         elif len(operands) > 1 and output.numel() < _storage_elements(output):  # written into a part of the output
@@ -165,7 +176,7 @@ class _Recorder(TorchDispatchMode):
             self._append({"kind": "copy", "function": "repeat"}, [source], [False], output)
         else:
             self._alive.append(output)
-            self._index_of[_storage_key(output)] = index
+            self._index_of[storage_key(output)] = index
 
     def _split_heads(self, operands: list[torch.Tensor], description: Description) -> list[torch.Tensor]:
         """Batched matrix operands whose batch axis is not the outermost in memory are transposed first."""
@@ -188,10 +199,10 @@ class _Recorder(TorchDispatchMode):
         inputs: dict[int, int] = {}
         for value, known in zip(operands, constant, strict=True):
             if not known:
-                index = self._lookup(value)
+                index = self.lookup(value)
                 read = min(_distinct_elements(value), self._tensors[index].elements)
                 inputs[index] = min(inputs.get(index, 0) + read, self._tensors[index].elements)
-        weights = tuple(self._lookup(value) for value, known in zip(operands, constant, strict=True) if known)
+        weights = tuple(self.lookup(value) for value, known in zip(operands, constant, strict=True) if known)
         fields |= {"inputs": tuple(inputs), "reads": tuple(inputs.values()), "weights": weights, "role": role}
         fields["outputs"] = (self._new(output, path, role=role),)
         self._ops.append((path, fields["function"] if fields.get("function") else fields["kind"], fields))
@@ -205,12 +216,12 @@ class _Recorder(TorchDispatchMode):
             shape = (_storage_elements(value),)
         self._tensors.append(Tensor(name, shape, constant=constant, role=role))
         self._alive.append(value)
-        self._index_of[_storage_key(value)] = len(self._tensors) - 1
+        self._index_of[storage_key(value)] = len(self._tensors) - 1
         return len(self._tensors) - 1
 
-    def _lookup(self, value: torch.Tensor) -> int:
+    def lookup(self, value: torch.Tensor) -> int:
         """Index of the tensor that owns the storage; a storage never seen before is a parameter or buffer."""
-        key = _storage_key(value)
+        key = storage_key(value)
         if key not in self._index_of:
             base = value if value.numel() == _storage_elements(value) else value.new_empty(_storage_elements(value))
             self._tensors.append(Tensor(self._names.get(key, "constant"), tuple(base.shape), constant=True))
@@ -219,12 +230,12 @@ class _Recorder(TorchDispatchMode):
         return self._index_of[key]
 
     def _is_constant(self, value: torch.Tensor) -> bool:
-        return self._tensors[self._lookup(value)].constant
+        return self._tensors[self.lookup(value)].constant
 
-    def workload(self, result: Any, input_shapes: tuple[tuple[int, ...], ...]) -> Workload:
-        """The finished graph. Output tensors are those the module returned."""
+    def workload(self, result: Any, input_shapes: tuple[tuple[int, ...], ...], params: int) -> Workload:
+        """The finished graph. Output tensors are those of `result`."""
         returned = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
-        outputs = tuple(dict.fromkeys(self._lookup(value) for value in returned))
+        outputs = tuple(dict.fromkeys(self.lookup(value) for value in returned))
         names = _unique_names([(path, suffix) for path, suffix, _ in self._ops], self._leaves)
         tensors = list(self._tensors)
         ops = []
@@ -238,7 +249,7 @@ class _Recorder(TorchDispatchMode):
             ops=tuple(ops),
             inputs=self._inputs,
             outputs=outputs,
-            params=sum(param.numel() for param in self._params.values()),
+            params=params,
             folded_macs=self._folded_macs,
             input_shapes=input_shapes,
         )
@@ -270,7 +281,7 @@ def _op_fields(description: Description, operands: list[torch.Tensor], constant:
 
 
 @contextmanager
-def _module_paths(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _module_paths(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Keeps the recorder's path and role at those of the innermost running module."""
     handles = []
     for name, child in module.named_modules():
@@ -311,12 +322,12 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _meta_input(shape: tuple[int, ...]) -> torch.Tensor:
+def meta_input(shape: tuple[int, ...]) -> torch.Tensor:
     value = torch.empty(shape, device="meta")
     return value.to(memory_format=torch.channels_last) if len(shape) == 4 else value
 
 
-def _storage_key(value: torch.Tensor) -> int:
+def storage_key(value: torch.Tensor) -> int:
     return int(value.untyped_storage()._cdata)
 
 

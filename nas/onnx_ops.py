@@ -1,0 +1,429 @@
+"""What each ONNX op is in torch: a table of one small function a row.
+
+The functions run on meta tensors under the recorder of `nas.trace`, so that kinds, sizes, layout changes and fusing
+are those of a traced module. An op that is in none of the tables is unknown, and reading it says so with its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial, reduce
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.onnx_graph import Node
+from nas.trace import TraceError
+
+Value = Tensor | NDArray[Any]
+"""A value of the graph: a meta tensor, or numbers where they are known."""
+
+FREE_OPS = frozenset({"Identity", "Dropout", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
+"""The same value for the cost model; quantizers decide its number format, and cost what requantizing costs."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node with its values. constant: makes a meta tensor of numbers."""
+
+    node: Node
+    values: tuple[Value | None, ...]
+    opset: int
+    constant: Callable[[str, NDArray[Any]], Tensor]
+
+    def has(self, index: int) -> bool:
+        return index < len(self.values) and self.values[index] is not None
+
+    def tensor(self, index: int = 0) -> Tensor:
+        value = self.values[index]
+        assert value is not None
+        return value if isinstance(value, Tensor) else self.constant(self.node.inputs[index], value)
+
+    def optional(self, index: int) -> Tensor | None:
+        return self.tensor(index) if self.has(index) else None
+
+    def operand(self, index: int) -> Tensor | float:
+        """A plain number where the value is one."""
+        value = self.values[index]
+        if isinstance(value, np.ndarray) and value.size == 1:
+            return float(value.reshape(-1)[0])
+        return self.tensor(index)
+
+    def ints(self, index: int, attribute: str = "") -> tuple[int, ...] | None:
+        """Whole numbers that newer ops have as an input and older ones as an attribute; None when not given."""
+        if attribute and attribute in self.node.attributes:
+            value = self.node.attributes[attribute]
+            return tuple(value) if isinstance(value, list | tuple) else (int(value),)
+        if not self.has(index):
+            return None
+        return tuple(int(number) for number in self.numbers(index))
+
+    def numbers(self, index: int) -> list[float]:
+        value = self.values[index]
+        if not isinstance(value, np.ndarray):
+            raise TraceError(
+                f"{self.node.op} {self.node.name!r}: the size {self.node.inputs[index]!r} is computed from the image, so "
+                "that shapes are not fixed; export the network with fixed shapes"
+            )
+        return value.reshape(-1).tolist()
+
+    def get(self, name: str, default: Any) -> Any:
+        return self.node.attributes.get(name, default)
+
+
+Handler = Callable[[Call], Tensor | tuple[Tensor, ...]]
+
+
+def _convolution(call: Call) -> Tensor:
+    data, weight, bias = call.tensor(0), call.tensor(1), call.optional(2)
+    axes = data.dim() - 2
+    strides, dilations = call.get("strides", [1] * axes), call.get("dilations", [1] * axes)
+    kernel = list(weight.shape[2:])
+    data, padding = _padded(data, _pads(call, kernel, strides, dilations), 0.0)
+    function = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+    out = function(data, weight, bias, strides, padding, dilations, call.get("group", 1))
+    activation = call.get("activation", "")
+    return ACTIVATIONS[activation](Call(call.node, (out,), call.opset, call.constant)) if activation else out
+
+
+def _pads(call: Call, kernel: list[int], strides: list[int], dilations: list[int]) -> list[tuple[int, int]]:
+    """(before, after) per spatial axis."""
+    axes = len(kernel)
+    auto = call.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = []
+        for size, side, stride, dilation in zip(call.tensor(0).shape[2:], kernel, strides, dilations, strict=True):
+            total = max(0, (-(-size // stride) - 1) * stride + dilation * (side - 1) + 1 - size)
+            small, large = total // 2, total - total // 2
+            pads.append((small, large) if auto == "SAME_UPPER" else (large, small))
+        return pads
+    pads = [0] * (2 * axes) if auto == "VALID" else call.get("pads", [0] * (2 * axes))
+    return list(zip(pads[:axes], pads[axes:], strict=True))
+
+
+def _padded(data: Tensor, pads: list[tuple[int, int]], value: float, limit: int | None = None) -> tuple[Tensor, Any]:
+    """(data, symmetric padding): other padding is done before. limit: the most a pooling may pad by itself."""
+    if all(before == after and (limit is None or before <= limit) for before, after in pads):
+        return data, [before for before, _ in pads]
+    flat = [amount for pair in reversed(pads) for amount in pair]
+    return F.pad(data, flat, value=value), [0] * len(pads)
+
+
+def _transposed_convolution(call: Call) -> Tensor:
+    data, weight = call.tensor(0), call.tensor(1)
+    axes = data.dim() - 2
+    strides, dilations = call.get("strides", [1] * axes), call.get("dilations", [1] * axes)
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+    out = function(data, weight, call.optional(2), strides, 0, 0, call.get("group", 1), dilations)
+    wanted = call.get("output_shape", None)
+    if wanted is None:
+        pads, extra = call.get("pads", [0] * (2 * axes)), call.get("output_padding", [0] * axes)
+        whole = call.get("auto_pad", "NOTSET").startswith("SAME")
+        wanted = [
+            data.shape[2 + axis] * strides[axis]
+            if whole
+            else out.shape[2 + axis] - pads[axis] - pads[axes + axis] + extra[axis]
+            for axis in range(axes)
+        ]
+    for axis, size in enumerate(wanted[-axes:]):
+        out = out.narrow(2 + axis, 0, min(size, out.shape[2 + axis]))
+    return out
+
+
+def _gemm(call: Call) -> Tensor:
+    left, right = call.tensor(0), call.tensor(1)
+    left = left.t() if call.get("transA", 0) else left
+    right = right.t() if call.get("transB", 0) else right
+    return torch.addmm(call.tensor(2), left, right) if call.has(2) else torch.mm(left, right)
+
+
+def _matmul(call: Call) -> Tensor:
+    left, right = call.tensor(0), call.tensor(1)
+    left = left.transpose(-1, -2) if call.get("transA", 0) else left
+    right = right.transpose(-1, -2) if call.get("transB", 0) else right
+    return torch.matmul(left, right)
+
+
+def _attention(call: Call) -> Tensor:
+    """ONNX Attention: [batch, heads, tokens, width], or [batch, tokens, heads * width] with the numbers of heads."""
+    parts = [call.tensor(index) for index in range(3)]
+    flat = parts[0].dim() == 3
+    if flat:
+        heads = (call.get("q_num_heads", 1), *(call.get("kv_num_heads", 1),) * 2)
+        parts = [part.unflatten(-1, (count, -1)).transpose(1, 2) for part, count in zip(parts, heads, strict=True)]
+    out = F.scaled_dot_product_attention(*parts, attn_mask=call.optional(3))
+    return out.transpose(1, 2).flatten(2) if flat else out
+
+
+def _batch_norm(call: Call) -> Tensor:
+    data, weight, bias, mean, variance = (call.tensor(index) for index in range(5))
+    return F.batch_norm(data, mean, variance, weight, bias, training=False)
+
+
+def _instance_norm(call: Call) -> Tensor:
+    return F.group_norm(call.tensor(0), call.tensor(0).shape[1], call.tensor(1), call.tensor(2))
+
+
+def _group_norm(call: Call) -> Tensor:
+    data, weight, bias = call.tensor(0), call.optional(1), call.optional(2)
+    if weight is not None and weight.numel() != data.shape[1]:  # before opset 21: one number a group
+        weight = bias = None
+    return F.group_norm(data, call.get("num_groups", 1), weight, bias)
+
+
+def _layer_norm(call: Call) -> Tensor:
+    data = call.tensor(0)
+    axis = call.get("axis", -1) % data.dim()
+    return _normalized(call, data, tuple(range(axis, data.dim())))
+
+
+def _normalized_layer(call: Call) -> Tensor:
+    data = call.tensor(0)
+    return _normalized(call, data, tuple(sorted(axis % data.dim() for axis in call.get("axes", (-1,)))))
+
+
+def _normalized(call: Call, data: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """LayerNorm over any axes: they are brought to the end, which costs where the bytes must move."""
+    others = [axis for axis in range(data.dim()) if axis not in axes]
+    order = [*others, *axes]
+    moved = data.permute(order)
+    shape = moved.shape[len(others) :]
+    weight, bias = (
+        value.reshape(shape) if value is not None and value.numel() == prod(shape) else None
+        for value in (call.optional(1), call.optional(2))
+    )
+    out = F.layer_norm(moved, tuple(shape), weight, bias)
+    return out.permute([order.index(axis) for axis in range(data.dim())])
+
+
+def _rms_norm(call: Call) -> Tensor:
+    data = call.tensor(0)
+    return F.rms_norm(data, tuple(data.shape[call.get("axis", -1) % data.dim() :]), call.optional(1))
+
+
+def _skip_layer_norm(call: Call) -> tuple[Tensor, ...]:
+    total = call.tensor(0) + call.tensor(1)
+    out = F.layer_norm(total, (total.shape[-1],), call.optional(2), call.optional(3))
+    return out, out, out, total
+
+
+def _unit_norm(call: Call) -> Tensor:
+    data = call.tensor(0)
+    return data / torch.linalg.vector_norm(data, call.get("p", 2), call.get("axis", -1), keepdim=True)
+
+
+def _local_response_norm(call: Call) -> Tensor:
+    data = call.tensor(0)
+    total = squares = data * data
+    for _ in range(call.get("size", 1) - 1):
+        total = total + squares
+    return data / torch.pow(total, call.get("beta", 0.75))
+
+
+def _softmax(function: Callable[[Tensor, int], Tensor], call: Call) -> Tensor:
+    data = call.tensor(0)
+    if call.opset >= 13:
+        return function(data, call.get("axis", -1))
+    axis = call.get("axis", 1) % data.dim()  # before opset 13: over that axis and all behind it
+    if prod(data.shape[axis + 1 :]) == 1:
+        return function(data, axis)
+    return function(data.flatten(axis), axis).reshape(data.shape)
+
+
+def _reduction(function: Callable[[Tensor, list[int], bool], Tensor], call: Call) -> Tensor:
+    data = call.tensor(0)
+    axes = call.ints(1, "axes")
+    if not axes:
+        if call.get("noop_with_empty_axes", 0):
+            return data
+        axes = tuple(range(data.dim()))
+    return function(data, list(axes), bool(call.get("keepdims", 1)))
+
+
+def _global_pool(function: Callable[[Tensor, list[int], bool], Tensor], call: Call) -> Tensor:
+    return function(call.tensor(0), list(range(2, call.tensor(0).dim())), True)
+
+
+def _arg(call: Call) -> Tensor:
+    return torch.argmax(call.tensor(0), call.get("axis", 0), bool(call.get("keepdims", 1)))
+
+
+def _pool(largest: bool, call: Call) -> Tensor:
+    data = call.tensor(0)
+    kernel = list(call.get("kernel_shape", []))
+    if len(kernel) > 2:
+        raise TraceError(f"{call.node.op} {call.node.name!r} pools over {len(kernel)} axes; the cost model knows 1 and 2")
+    axes = len(kernel)
+    strides, dilations = list(call.get("strides", [1] * axes)), list(call.get("dilations", [1] * axes))
+    pads = _pads(call, kernel, strides, dilations)
+    if axes == 1:
+        data, kernel, strides, dilations, pads = data.unsqueeze(2), [1, *kernel], [1, *strides], [1, *dilations], [(0, 0), *pads]
+    data, padding = _padded(data, pads, float("-inf") if largest else 0.0, min(kernel) // 2)
+    ceil = bool(call.get("ceil_mode", 0))
+    if largest:
+        out = F.max_pool2d(data, kernel, strides, padding, dilations, ceil)
+    else:
+        out = F.avg_pool2d(data, kernel, strides, padding, ceil)
+    return out.squeeze(2) if axes == 1 else out
+
+
+def _clip(call: Call) -> Tensor:
+    data = call.tensor(0)
+    low, high = (
+        call.numbers(index)[0] if call.has(index) else call.get(name, None) for index, name in ((1, "min"), (2, "max"))
+    )
+    if low == 0 and (high is None or high > 1e30):
+        return F.relu(data)
+    return F.relu6(data) if (low, high) == (0, 6) else torch.clamp(data, low, high)
+
+
+def _prelu(call: Call) -> Tensor:
+    return F.prelu(call.tensor(0), call.tensor(1).flatten())
+
+
+def _gelu_bias(call: Call) -> Tensor:
+    return F.gelu(call.tensor(0) + call.tensor(1))
+
+
+def _unary(function: Callable[[Tensor], Tensor], call: Call) -> Tensor:
+    return function(call.tensor(0))
+
+
+def _binary(function: Callable[[Any, Any], Tensor], call: Call) -> Tensor:
+    left, right = call.operand(0), call.operand(1)
+    if not isinstance(left, Tensor) and not isinstance(right, Tensor):
+        left = call.tensor(0)
+    return function(left, right)
+
+
+def _variadic(function: Callable[[Any, Any], Tensor], call: Call) -> Tensor:
+    return reduce(function, (call.tensor(index) for index in range(len(call.values))))
+
+
+def _mean_of(call: Call) -> Tensor:
+    return _variadic(torch.add, call) / len(call.values)
+
+
+def _where(call: Call) -> Tensor:
+    return torch.where(call.tensor(0).bool(), call.tensor(1), call.tensor(2))
+
+
+def _divide(left: Tensor | float, right: Tensor | float) -> Tensor:
+    if not isinstance(left, Tensor):
+        return torch.reciprocal(right) * left if left != 1 else torch.reciprocal(right)  # type: ignore[arg-type]
+    return left / right
+
+
+def _l1(data: Tensor, axes: list[int], keep: bool) -> Tensor:
+    return data.abs().sum(axes, keep)
+
+
+def _l2(data: Tensor, axes: list[int], keep: bool) -> Tensor:
+    return torch.linalg.vector_norm(data, 2, axes, keep)
+
+
+def _square_sum(data: Tensor, axes: list[int], keep: bool) -> Tensor:
+    return (data * data).sum(axes, keep)
+
+
+def _einsum(call: Call) -> Tensor:
+    return torch.einsum(call.get("equation", ""), *(call.tensor(index) for index in range(len(call.values))))
+
+
+ACTIVATIONS: Mapping[str, Handler] = {
+    "Relu": partial(_unary, F.relu),
+    "LeakyRelu": partial(_unary, F.leaky_relu),
+    "Elu": partial(_unary, F.elu),
+    "Celu": partial(_unary, F.elu),
+    "Selu": partial(_unary, F.elu),
+    "HardSigmoid": partial(_unary, F.hardsigmoid),
+    "HardSwish": partial(_unary, F.hardswish),
+    "Sigmoid": partial(_unary, torch.sigmoid),
+    "Swish": partial(_unary, F.silu),
+    "QuickGelu": partial(_unary, F.silu),
+    "Tanh": partial(_unary, torch.tanh),
+    "Gelu": partial(_unary, F.gelu),
+    "FastGelu": partial(_unary, F.gelu),
+    "BiasGelu": _gelu_bias,
+    "Mish": partial(_unary, F.mish),
+    "Softplus": partial(_unary, F.softplus),
+    "Abs": partial(_unary, torch.abs),
+    "Neg": partial(_unary, torch.neg),
+    "Exp": partial(_unary, torch.exp),
+    "Log": partial(_unary, torch.log),
+    "Sqrt": partial(_unary, torch.sqrt),
+    "Reciprocal": partial(_unary, torch.reciprocal),
+    "Erf": partial(_unary, torch.erf),
+    "Sin": partial(_unary, torch.sin),
+    "Cos": partial(_unary, torch.cos),
+    "Floor": partial(_unary, torch.floor),
+    "Ceil": partial(_unary, torch.ceil),
+    "Round": partial(_unary, torch.round),
+    "Sign": partial(_unary, torch.sign),
+    "Not": partial(_unary, torch.logical_not),
+    "Clip": _clip,
+    "PRelu": _prelu,
+}
+
+OPS: Mapping[str, Handler] = {
+    **ACTIVATIONS,
+    "Conv": _convolution,
+    "FusedConv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "FusedMatMul": _matmul,
+    "Einsum": _einsum,
+    "Attention": _attention,
+    "BatchNormalization": _batch_norm,
+    "InstanceNormalization": _instance_norm,
+    "GroupNormalization": _group_norm,
+    "LayerNormalization": _layer_norm,
+    "NormalizedLayer": _normalized_layer,
+    "RMSNormalization": _rms_norm,
+    "SimplifiedLayerNormalization": _rms_norm,
+    "SkipLayerNormalization": _skip_layer_norm,
+    "LpNormalization": _unit_norm,
+    "LRN": _local_response_norm,
+    "Softmax": partial(_softmax, torch.softmax),
+    "LogSoftmax": partial(_softmax, torch.log_softmax),
+    "ReduceMean": partial(_reduction, torch.mean),
+    "ReduceSum": partial(_reduction, torch.sum),
+    "ReduceMax": partial(_reduction, torch.amax),
+    "ReduceMin": partial(_reduction, torch.amin),
+    "ReduceL1": partial(_reduction, _l1),
+    "ReduceL2": partial(_reduction, _l2),
+    "ReduceSumSquare": partial(_reduction, _square_sum),
+    "ReduceLogSumExp": partial(_reduction, torch.logsumexp),
+    "GlobalAveragePool": partial(_global_pool, torch.mean),
+    "GlobalMaxPool": partial(_global_pool, torch.amax),
+    "ArgMax": _arg,
+    "ArgMin": _arg,
+    "MaxPool": partial(_pool, True),
+    "AveragePool": partial(_pool, False),
+    "Add": partial(_binary, torch.add),
+    "Sub": partial(_binary, lambda left, right: left - right),
+    "Mul": partial(_binary, torch.mul),
+    "Div": partial(_binary, _divide),
+    "Pow": partial(_binary, torch.pow),
+    "Mod": partial(_binary, torch.remainder),
+    "Max": partial(_variadic, torch.maximum),
+    "Min": partial(_variadic, torch.minimum),
+    "Sum": partial(_variadic, torch.add),
+    "Mean": _mean_of,
+    "Where": _where,
+    "Equal": partial(_binary, torch.eq),
+    "Greater": partial(_binary, torch.gt),
+    "GreaterOrEqual": partial(_binary, torch.ge),
+    "Less": partial(_binary, torch.lt),
+    "LessOrEqual": partial(_binary, torch.le),
+    "And": partial(_binary, torch.logical_and),
+    "Or": partial(_binary, torch.logical_or),
+}
+"""ONNX op -> what it is in torch; ops that only move data are in `nas.onnx_moves`."""
