@@ -100,21 +100,23 @@ _FOLLOWED = frozenset({"activation", "elementwise", "scale"})
 def put_formats(workload: Workload, known: Mapping[int, str]) -> Workload:
     """The workload with a number format on every tensor, from those that quantizers give to some of them.
 
-    A value between ops that a device runs as one (a convolution's before its activation) has the format of what they
-    make together; one that is only moved keeps its own; vectors of constants beside quantized weights are added to the
-    accumulator (int32). What no quantizer reaches stays in floating point (fp32).
+    A value that only goes into pointwise ops, or is only moved (a convolution's before its activation or before a
+    concatenation), has the format of what they make of it; one that is moved, or multiplied by a plain number, keeps
+    its own; vectors of constants beside quantized weights are added to the accumulator (int32). What no quantizer
+    reaches stays in floating point (fp32).
     """
     dtypes = dict(known)
     for op in reversed(workload.ops):
         index = op.outputs[0]
-        readers = workload.consumers.get(index, ())
-        if index not in dtypes and len(readers) == 1 and index not in workload.outputs:
-            reader = workload.ops[readers[0]]
-            if reader.kind in _FOLLOWED and reader.outputs[0] in dtypes:
-                dtypes[index] = dtypes[reader.outputs[0]]
+        readers = [workload.ops[position] for position in workload.consumers.get(index, ())]
+        if index not in dtypes and readers and index not in workload.outputs:
+            made = [dtypes.get(reader.outputs[0]) for reader in readers if reader.kind in _FOLLOWED | _MOVES]
+            if len(made) == len(readers) and made[0] is not None and len(set(made)) == 1:
+                dtypes[index] = made[0]
     for op in workload.ops:
         moving = [dtypes[index] for index in op.inputs if index in dtypes]
-        if op.outputs[0] not in dtypes and op.kind in _MOVES and moving:
+        same_values = op.kind in _MOVES or (op.kind == "scale" and not op.weights)
+        if op.outputs[0] not in dtypes and same_values and moving:
             dtypes[op.outputs[0]] = moving[0]
         for index in op.weights:
             if index in dtypes or not dtypes.get(op.outputs[0], "").startswith("int"):

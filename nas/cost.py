@@ -189,7 +189,8 @@ def _cost_onnx(path: Path, target: Target, input_size: int | None, precision: st
         label = precision or "w8a8"
     else:
         workload = own
-        label = "+".join(dict.fromkeys(matrix_precision(own, op) for op in own.ops if op.gemm)) + " (quantizers)"
+        rates = target.matrix.rates
+        label = "+".join(dict.fromkeys(matrix_precision(own, op, rates) for op in own.ops if op.gemm)) + " (quantizers)"
     return combine(
         [estimate_part(workload, target)],
         target,
@@ -210,7 +211,7 @@ def onnx_workload(path: Path, input_size: int | None = None, batch: int = 1) -> 
 
 @lru_cache(maxsize=256)
 def _onnx_workload(path: Path, input_size: int | None, batch: int, stamp: tuple[int, int] | None) -> Workload:
-    from nas.trace_onnx import trace_onnx  # onnx is loaded for those who name such a file
+    from nas.onnx_trace import trace_onnx  # onnx is loaded for those who name such a file
 
     return trace_onnx(path, input_size, batch)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nas.onnx_graph import Graph, Node
+from nas.onnx_trace.graph import Graph, Node
 
 
 def put_together(graph: Graph) -> Graph:

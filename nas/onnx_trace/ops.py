@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.onnx_graph import Node
+from nas.onnx_trace.graph import Node
 from nas.trace import TraceError
 
 Value = Tensor | NDArray[Any]
@@ -426,4 +426,4 @@ OPS: Mapping[str, Handler] = {
     "And": partial(_binary, torch.logical_and),
     "Or": partial(_binary, torch.logical_or),
 }
-"""ONNX op -> what it is in torch; ops that only move data are in `nas.onnx_moves`."""
+"""ONNX op -> what it is in torch; ops that only move data are in `nas.onnx_trace.moves`."""

@@ -17,10 +17,10 @@ from onnx.reference import ReferenceEvaluator
 
 from hw_models import Workload
 from nas.bits import put_formats
-from nas.onnx_graph import FORMATS, QUANTIZERS, SMALL_ELEMENTS, Graph, Node, fix_sizes, read_onnx
-from nas.onnx_moves import MOVES
-from nas.onnx_ops import FREE_OPS, OPS, Call, Value
-from nas.onnx_patterns import put_together
+from nas.onnx_trace.graph import FORMATS, QUANTIZERS, SMALL_ELEMENTS, Graph, Node, fix_sizes, read_onnx
+from nas.onnx_trace.moves import MOVES
+from nas.onnx_trace.ops import FREE_OPS, OPS, Call, Value
+from nas.onnx_trace.patterns import put_together
 from nas.trace import Recorder, TraceError, meta_input, storage_key, tracing
 
 
@@ -29,7 +29,7 @@ def trace_onnx(path: str | Path, input_size: int | None = None, batch: int | Non
 
     input_size, batch: for axes that the file leaves open; an open batch is 1 unless given.
     Raises TraceError, one line with the cure: not an ONNX file, open or missing shapes, sizes that the file fixes
-    otherwise, weights in a missing file, an op that no table of `nas.onnx_ops` knows (all of them named).
+    otherwise, weights in a missing file, an op that no table of `nas.onnx_trace.ops` knows (all of them named).
     """
     graph = put_together(read_onnx(Path(path)))
     shapes = fix_sizes(graph, input_size, batch)
@@ -50,7 +50,7 @@ def _check_ops(graph: Graph) -> None:
         named = ", ".join(f"{op} (at {name})" for op, name in unknown.items())
         raise TraceError(
             f"{graph.path} uses ops that the cost model does not know: {named}; replace them in the network, or add "
-            "them to a table of nas/onnx_ops.py"
+            "them to a table of nas/onnx_trace/ops.py"
         )
 
 
