@@ -2,6 +2,7 @@
 
     python -m benchmarks.timm_traces --out studies/results            all of timm.list_models(), meta device, no downloads
     python -m benchmarks.timm_traces --part 0/2 & python -m benchmarks.timm_traces --part 1/2
+    python -m benchmarks.timm_traces --count 0                        without torch's counter, in half the time
 
 One line a model goes into timm_traces.csv as soon as it is known, so the same command continues where an interrupted
 one stopped, and several may work on parts of the list. The last one to finish writes timm_traces.md.
@@ -28,7 +29,7 @@ COLUMNS = ("model", "input_size", "ops", "macs", "folded_macs", "torch_macs", "p
 """macs: traced; folded_macs: done once, on constants alone; torch_macs: torch's flop counter / 2, their sum."""
 
 
-def trace(name: str) -> dict[str, Any]:
+def trace(name: str, count: bool = True) -> dict[str, Any]:
     """One line of the table. `problem` says why a model was not built or not traced; the figures are then empty."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"model": name}
     try:
@@ -47,7 +48,7 @@ def trace(name: str) -> dict[str, Any]:
     return row | {
         "macs": workload.macs,
         "folded_macs": workload.folded_macs,
-        "torch_macs": _torch_macs(model, shape),
+        "torch_macs": _torch_macs(model, shape) if count else "",
     }
 
 
@@ -74,7 +75,8 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
     """The counts, and every model that is missing from them with the reason."""
     traced = [row for row in rows if not row["problem"]]
     built = [row for row in rows if not row["problem"].startswith("not built")]
-    equal = sum(int(row["macs"]) + int(row["folded_macs"]) == int(row["torch_macs"]) for row in traced)
+    counted = [row for row in traced if row["torch_macs"]]
+    unequal = [row for row in counted if int(row["macs"]) + int(row["folded_macs"]) != int(row["torch_macs"])]
     seconds = sorted(float(row["seconds"]) for row in traced)
     slowest = max(traced, key=lambda row: float(row["seconds"]))
     lines = [
@@ -84,7 +86,8 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
         "size, on the meta device, without a download:",
         "",
         f"- {len(built)} can be built, {len(traced)} are traced;",
-        f"- of {equal} of the {len(traced)} the macs equal torch's flop counter / 2 exactly;",
+        f"- of {len(counted) - len(unequal)} of the {len(counted)} that were counted, the macs equal torch's flop counter / 2",
+        "  exactly;",
         f"- tracing takes {seconds[len(seconds) // 2]:.2f} s in the median, {float(slowest['seconds']):.2f} s at most "
         f"({slowest['model']}, {slowest['ops']} ops), one thread of a machine that did other work beside.",
         "",
@@ -96,7 +99,6 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
         "|---|---|",
     ]
     lines += [f"| {row['model']} | {row['problem']} |" for row in rows if row["problem"]]
-    unequal = [row for row in traced if int(row["macs"]) + int(row["folded_macs"]) != int(row["torch_macs"])]
     if unequal:
         lines += ["", "## Macs that differ from torch's counter", "", "| model | traced | torch |", "|---|---|---|"]
         lines += [
@@ -110,6 +112,7 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", default="0/1", help="I/N: every N-th model from the I-th on")
+    parser.add_argument("--count", type=int, default=1, help="0: leave torch's counter out")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     args = parser.parse_args()
     index, count = map(int, args.part.split("/"))
@@ -123,7 +126,7 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         for name in names[index::count]:
             if name not in known:
-                writer.writerow(trace(name))
+                writer.writerow(trace(name, bool(args.count)))
     rows = sorted(read(path), key=lambda row: names.index(row["model"]))
     if len(rows) == len(names):
         with path.open("w", encoding="utf-8", newline="") as file:

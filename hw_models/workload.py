@@ -220,3 +220,31 @@ class Workload:
             for index, tensor in enumerate(self.tensors)
         )
         return replace(self, tensors=tensors)
+
+    def with_batch(self, count: int) -> Workload:
+        """The same network on `count` times as many images.
+
+        Images do not meet in a network at inference, so everything that is not constant grows in proportion: positions
+        of convolutions and linear layers, groups of products of two activations, elements of everything else.
+        """
+        tensors = tuple(
+            tensor if tensor.constant or not tensor.shape else replace(tensor, shape=_more(tensor.shape, count))
+            for tensor in self.tensors
+        )
+        ops = tuple(
+            replace(op, reads=tuple(count * read for read in op.reads), gemm=_more_products(op, count))
+            for op in self.ops
+        )
+        shapes = tuple(_more(shape, count) for shape in self.input_shapes)
+        return replace(self, tensors=tensors, ops=ops, input_shapes=shapes)
+
+
+def _more(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
+    return (count * shape[0], *shape[1:])
+
+
+def _more_products(op: Op, count: int) -> tuple[int, int, int, int] | None:
+    if op.gemm is None:
+        return None
+    groups, m, n, k = op.gemm
+    return (groups * count, m, n, k) if op.kind == "matmul" else (groups, m * count, n, k)

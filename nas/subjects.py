@@ -18,7 +18,8 @@ from torch import nn
 
 from hw_models import Workload
 from hw_models.measurements import Measurement
-from nas.cost import check_timm_name, part_workload, timm_model, timm_workload
+from nas.cost import check_timm_name, is_onnx, onnx_workload, part_workload, timm_workload
+>>>>>>> 8fd837a (wip2)
 from nas.errors import UsageError
 from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
@@ -160,7 +161,9 @@ def measured_workload(record: Measurement) -> Workload:
             return part_workload(described_part(record.description), record.batch)
         if record.description:
             arch, num_classes, in_chans = described_network(record.description, record.input_size)
-        elif is_exported(record.subject):
+        elif is_onnx(record.subject):
+            return onnx_workload(Path(record.subject), record.input_size, record.batch)
+from nas.cost import check_timm_name, part_workload, timm_model, timm_workload
             arch, num_classes, in_chans = exported_network(Path(record.subject), record.input_size)
         else:
             return timm_workload(record.subject, record.input_size, record.batch)
@@ -183,7 +186,7 @@ def exported_network(folder: Path, resolution: int | None = None) -> tuple[Archi
 
 
 def check_subject(record: Measurement) -> None:
-    """Raises UsageError unless the record's model is known: a timm name, an exported folder, or described."""
+    """Raises UsageError unless the record's model is known: a timm name, an exported folder, an ONNX file, described."""
     if record.kind == "block":
         if not record.description:
             raise UsageError(
@@ -192,7 +195,12 @@ def check_subject(record: Measurement) -> None:
         described_part(record.description)
     elif record.description:
         described_network(record.description)
+<<<<<<< HEAD
     elif is_exported(record.subject):
+=======
+    elif is_onnx(record.subject):
+        measured_workload(record)
+        elif is_exported(record.subject):
         exported_network(Path(record.subject))
     else:
         check_timm_name(record.subject)

@@ -119,18 +119,18 @@ def _transposed_convolution(call: Call) -> Tensor:
     data, weight = call.tensor(0), call.tensor(1)
     axes = data.dim() - 2
     strides, dilations = call.get("strides", [1] * axes), call.get("dilations", [1] * axes)
-    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
-    out = function(data, weight, call.optional(2), strides, 0, 0, call.get("group", 1), dilations)
+    pads, extra = call.get("pads", [0] * (2 * axes)), call.get("output_padding", [0] * axes)
     wanted = call.get("output_shape", None)
+    if wanted is None and call.get("auto_pad", "NOTSET").startswith("SAME"):
+        wanted = [size * stride for size, stride in zip(data.shape[2:], strides, strict=True)]
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+    arguments = (call.optional(2), strides)
+    if wanted is None and pads[:axes] == pads[axes:]:
+        return function(data, weight, *arguments, pads[:axes], extra, call.get("group", 1), dilations)
+    out = function(data, weight, *arguments, 0, 0, call.get("group", 1), dilations)
     if wanted is None:
-        pads, extra = call.get("pads", [0] * (2 * axes)), call.get("output_padding", [0] * axes)
-        whole = call.get("auto_pad", "NOTSET").startswith("SAME")
-        wanted = [
-            data.shape[2 + axis] * strides[axis]
-            if whole
-            else out.shape[2 + axis] - pads[axis] - pads[axes + axis] + extra[axis]
-            for axis in range(axes)
-        ]
+        cut = [before + after - more for before, after, more in zip(pads[:axes], pads[axes:], extra, strict=True)]
+        wanted = [size - less for size, less in zip(out.shape[2:], cut, strict=True)]
     for axis, size in enumerate(wanted[-axes:]):
         out = out.narrow(2 + axis, 0, min(size, out.shape[2 + axis]))
     return out
