@@ -1,8 +1,8 @@
 """Which of timm's image models can be traced at their default size, and whether the macs are torch's.
 
-    python -m benchmarks.timm_traces --out studies/results            all of timm.list_models(), meta device, no downloads
+    python -m benchmarks.timm_traces --out studies/results    all of timm.list_models(), meta device, no downloads
     python -m benchmarks.timm_traces --part 0/2 & python -m benchmarks.timm_traces --part 1/2
-    python -m benchmarks.timm_traces --count 0                        without torch's counter, in half the time
+    python -m benchmarks.timm_traces --count 0                without torch's counter, in half the time
 
 One line a model goes into timm_traces.csv as soon as it is known, so the same command continues where an interrupted
 one stopped, and several may work on parts of the list. The last one to finish writes timm_traces.md.
@@ -86,8 +86,8 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
         "size, on the meta device, without a download:",
         "",
         f"- {len(built)} can be built, {len(traced)} are traced;",
-        f"- of {len(counted) - len(unequal)} of the {len(counted)} that were counted, the macs equal torch's flop counter / 2",
-        "  exactly;",
+        f"- of {len(counted) - len(unequal)} of the {len(counted)} that were counted, the macs equal torch's flop",
+        "  counter / 2 exactly;",
         f"- tracing takes {seconds[len(seconds) // 2]:.2f} s in the median, {float(slowest['seconds']):.2f} s at most "
         f"({slowest['model']}, {slowest['ops']} ops), one thread of a machine that did other work beside.",
         "",
@@ -105,7 +105,9 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
             f"| {row['model']} | {int(row['macs']) + int(row['folded_macs'])} | {row['torch_macs']} |"
             for row in unequal
         ]
-    lines += ["", "## Provenance", ""] + [f"- {key}: {value}" for key, value in (provenance() | {"command": command}).items()]
+    lines += ["", "## Provenance", ""] + [
+        f"- {key}: {value}" for key, value in (provenance() | {"command": command}).items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -122,7 +124,9 @@ def main() -> None:
     if not path.is_file():
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
     known = {row["model"] for row in read(path)}
-    with path.open("a", encoding="utf-8", newline="", buffering=1) as file:  # a line at a time: parts may share the file
+    with path.open(
+        "a", encoding="utf-8", newline="", buffering=1
+    ) as file:  # a line at a time: parts may share the file
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         for name in names[index::count]:
             if name not in known:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
     from nas.export_study import export_trials
     from nas.files import write_whole
+    from nas.fit import fit_summary, fit_target_file, fit_text
     from nas.measure.ask import run_measuring
     from nas.measure.plan import write_plan
     from nas.measure.table import export_measurements, import_measurements
@@ -48,6 +49,9 @@ _HOME = {
     "describe_targets": "nas.describe",
     "export_measurements": "nas.measure.table",
     "export_trials": "nas.export_study",
+    "fit_summary": "nas.fit",
+    "fit_target_file": "nas.fit",
+    "fit_text": "nas.fit",
     "front_csv": "nas.report",
     "front_table": "nas.report",
     "import_measurements": "nas.measure.table",
@@ -94,6 +98,9 @@ __all__ = [
     "describe_targets",
     "export_measurements",
     "export_trials",
+    "fit_summary",
+    "fit_target_file",
+    "fit_text",
     "front_csv",
     "front_table",
     "import_measurements",

@@ -28,7 +28,7 @@ _FIGURES = {
 
 
 def cost_one(model: str, target: str, input_size: int | None, precision: str | None) -> CostReport:
-    """The report of a timm model or an exported folder. Raises UsageError."""
+    """The report of a timm model, an exported folder or an ONNX file. Raises UsageError."""
     from nas.cost import cost_model
 
     return cost_model(model, find_target(target), input_size, precision)
@@ -52,14 +52,14 @@ def report_text(report: CostReport) -> str:
     """The tables of one network, as plain text."""
     from nas.cost_report import cost_table
 
-    return _printed(cost_table(report))
+    return printed(cost_table(report))
 
 
 def comparison_text(reports: Sequence[CostReport]) -> str:
     """Several networks side by side, with the ratio to the first, as plain text."""
     from nas.cost_report import comparison_table
 
-    return _printed(comparison_table(list(reports)))
+    return printed(comparison_table(list(reports)))
 
 
 def cost_lines(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -84,7 +84,7 @@ def ops_csv(report: CostReport) -> str:
     return stream.getvalue()
 
 
-def _printed(content: Any) -> str:
+def printed(content: Any) -> str:
     stream = io.StringIO()
     Console(file=stream, width=120).print(content)
     return stream.getvalue().rstrip()

@@ -18,8 +18,7 @@ from torch import nn
 
 from hw_models import Workload
 from hw_models.measurements import Measurement
-from nas.cost import check_timm_name, is_onnx, onnx_workload, part_workload, timm_workload
->>>>>>> 8fd837a (wip2)
+from nas.cost import check_timm_name, is_onnx, onnx_workload, part_workload, timm_model, timm_workload
 from nas.errors import UsageError
 from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
@@ -163,7 +162,7 @@ def measured_workload(record: Measurement) -> Workload:
             arch, num_classes, in_chans = described_network(record.description, record.input_size)
         elif is_onnx(record.subject):
             return onnx_workload(Path(record.subject), record.input_size, record.batch)
-from nas.cost import check_timm_name, part_workload, timm_model, timm_workload
+        elif is_exported(record.subject):
             arch, num_classes, in_chans = exported_network(Path(record.subject), record.input_size)
         else:
             return timm_workload(record.subject, record.input_size, record.batch)
@@ -186,7 +185,7 @@ def exported_network(folder: Path, resolution: int | None = None) -> tuple[Archi
 
 
 def check_subject(record: Measurement) -> None:
-    """Raises UsageError unless the record's model is known: a timm name, an exported folder, an ONNX file, described."""
+    """Raises UsageError unless the record's model is known: a timm name, a folder or ONNX file, or described."""
     if record.kind == "block":
         if not record.description:
             raise UsageError(
@@ -195,12 +194,9 @@ def check_subject(record: Measurement) -> None:
         described_part(record.description)
     elif record.description:
         described_network(record.description)
-<<<<<<< HEAD
-    elif is_exported(record.subject):
-=======
     elif is_onnx(record.subject):
         measured_workload(record)
-        elif is_exported(record.subject):
+    elif is_exported(record.subject):
         exported_network(Path(record.subject))
     else:
         check_timm_name(record.subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -58,3 +59,23 @@ def show_target(name: str, as_json: bool) -> None:
     click.echo(f"{target['name']}: {target['title']}\n{target['description']}\naccuracy: {target['accuracy']}")
     for entry in target["values"]:
         click.echo(f"{entry['key']} = {entry['value']}    # {entry['source']}")
+
+
+@targets.command("fit")
+@click.argument("measurements", type=click.Path(path_type=Path))
+@click.option("--like", required=True, help="The target it resembles: where values start and stay if not measured.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The TOML file to write.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@JSON
+def fit_target(measurements: Path, like: str, out: Path, force: bool, as_json: bool) -> None:
+    """Fit a target to a CSV of measured networks and say how well each value is determined.
+
+    MEASUREMENTS has the columns model (timm name, exported folder, ONNX file), input_size, precision and latency_ms
+    (or latency_s, latency_us); batch if it is not 1.
+    """
+    fitted = nas.fit_target_file(measurements, like, out, force)
+    if as_json:
+        click.echo(json.dumps(nas.fit_summary(fitted), indent=2))
+        return
+    click.echo(nas.fit_text(fitted))
+    click.echo(f"Next: nas cost MODEL --target {out}")

@@ -25,7 +25,7 @@ def cost(
     model: str | None, target: str, input_size: int | None, precision: str | None, models: Path | None,
     csv_file: Path | None, plot_file: Path | None, others: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """Predict what MODEL costs on a target, layer by layer: a timm model, or a folder that export wrote."""
+    """Predict what MODEL costs on a target, layer by layer: a timm model, an exported folder or an ONNX file."""
     if (model is None) == (models is None):
         raise nas.UsageError("name one MODEL, or a CSV of many with --from")
     to_stdout = str(csv_file) == "-"

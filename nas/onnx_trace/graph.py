@@ -125,7 +125,9 @@ def read_onnx(path: Path) -> Graph:
             nodes.append(Node(node.op_type, name, inputs, tuple(node.output), attributes))
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     inputs = {value.name: _sizes(value, path) for value in graph.input if value.name not in constants}
-    return Graph(path, opset, tuple(nodes), constants, inputs, tuple(same.get(value.name, value.name) for value in graph.output))
+    return Graph(
+        path, opset, tuple(nodes), constants, inputs, tuple(same.get(value.name, value.name) for value in graph.output)
+    )
 
 
 def fix_sizes(graph: Graph, input_size: int | None, batch: int | None) -> tuple[tuple[int, ...], ...]:

@@ -95,13 +95,17 @@ def _pad(call: Call) -> Tensor:
     data = call.tensor(0)
     pads = call.ints(1, "pads") or ()
     axes = call.ints(3) or tuple(range(data.dim()))
-    amounts = dict(zip((axis % data.dim() for axis in axes), zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
+    amounts = dict(
+        zip((axis % data.dim() for axis in axes), zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True)
+    )
     flat = [amount for axis in reversed(range(data.dim())) for amount in amounts.get(axis, (0, 0))]
     while flat and flat[-2:] == [0, 0]:
         flat = flat[:-2]
     if not flat:
         return data
-    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}[call.get("mode", "constant")]
+    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}[
+        call.get("mode", "constant")
+    ]
     return F.pad(data, flat, mode)
 
 
@@ -151,8 +155,8 @@ def _resize(call: Call) -> Tensor:
     mode = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}.get(call.get("mode", "nearest"))
     if mode is None or data.dim() != 4:
         raise TraceError(
-            f"{call.node.op} {call.node.name!r} of mode {call.get('mode', 'nearest')} over {data.dim() - 2} axes is not "
-            "known: resize images by nearest, linear or cubic"
+            f"{call.node.op} {call.node.name!r} of mode {call.get('mode', 'nearest')} over {data.dim() - 2} axes is "
+            "not known: resize images by nearest, linear or cubic"
         )
     return F.interpolate(data, size=sizes[-2:], mode=mode)
 

@@ -68,8 +68,8 @@ class Call:
         value = self.values[index]
         if not isinstance(value, np.ndarray):
             raise TraceError(
-                f"{self.node.op} {self.node.name!r}: the size {self.node.inputs[index]!r} is computed from the image, so "
-                "that shapes are not fixed; export the network with fixed shapes"
+                f"{self.node.op} {self.node.name!r}: the size {self.node.inputs[index]!r} is computed from the image; "
+                "export the network with fixed shapes"
             )
         return value.reshape(-1).tolist()
 
@@ -258,12 +258,20 @@ def _pool(largest: bool, call: Call) -> Tensor:
     data = call.tensor(0)
     kernel = list(call.get("kernel_shape", []))
     if len(kernel) > 2:
-        raise TraceError(f"{call.node.op} {call.node.name!r} pools over {len(kernel)} axes; the cost model knows 1 and 2")
+        raise TraceError(
+            f"{call.node.op} {call.node.name!r} pools over {len(kernel)} axes; the cost model knows 1 and 2"
+        )
     axes = len(kernel)
     strides, dilations = list(call.get("strides", [1] * axes)), list(call.get("dilations", [1] * axes))
     pads = _pads(call, kernel, strides, dilations)
     if axes == 1:
-        data, kernel, strides, dilations, pads = data.unsqueeze(2), [1, *kernel], [1, *strides], [1, *dilations], [(0, 0), *pads]
+        data, kernel, strides, dilations, pads = (
+            data.unsqueeze(2),
+            [1, *kernel],
+            [1, *strides],
+            [1, *dilations],
+            [(0, 0), *pads],
+        )
     data, padding = _padded(data, pads, float("-inf") if largest else 0.0, min(kernel) // 2)
     ceil = bool(call.get("ceil_mode", 0))
     if largest:

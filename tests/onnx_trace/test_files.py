@@ -136,7 +136,9 @@ def test_what_the_quantizers_do_not_reach_stays_in_floating_point(tmp_path: Path
 def test_an_open_batch_and_an_open_size_can_be_chosen(tmp_path: Path) -> None:
     conv = [helper.make_node("Conv", ["x", "w"], ["y"])]
     path = _file(tmp_path, conv, {"w": np.zeros((6, 4, 1, 1), FLOAT)}, ("batch", 4, "height", "width"))
-    with pytest.raises(TraceError, match=r"axes height, width of the input 'x' have no fixed size; give .*--input-size"):
+    with pytest.raises(
+        TraceError, match=r"axes height, width of the input 'x' have no fixed size; give .*--input-size"
+    ):
         trace_onnx(path)
     assert trace_onnx(path, 16).macs == 16 * 16 * 4 * 6
     assert trace_onnx(path, 16, batch=3).macs == 3 * 16 * 16 * 4 * 6
