@@ -208,14 +208,19 @@ class _Times:
             for part in parts
         ]
         table = np.array(rows, dtype=float)
-        rate = table[:, 1].astype(np.intp)
+        share, rate, matrix_s, vector_s, onchip_s, resident_s, streamed_s, launch_s = table.T
         return cls(
-            np.cumsum([0, *counts[:-1]]),
-            table[:, 0],
-            rate,
-            *table[:, 2:].T,
-            np.array(host),
-            np.array(theta, dtype=float),
+            start=np.cumsum([0, *counts[:-1]]),
+            share=share,
+            rate=rate.astype(np.intp),
+            matrix_s=matrix_s,
+            vector_s=vector_s,
+            onchip_s=onchip_s,
+            resident_s=resident_s,
+            streamed_s=streamed_s,
+            launch_s=launch_s,
+            host_s=np.array(host),
+            base=np.array(theta, dtype=float),
         )
 
     def predict(self, theta: Array, chosen: Sequence[Parameter]) -> Array:
@@ -235,15 +240,15 @@ class _Times:
         ends = np.append(self.start[1:], len(self.share))
         groups = np.concatenate([np.arange(self.start[index], ends[index]) for index in networks])
         counts = [ends[index] - self.start[index] for index in networks]
-        columns = (self.matrix_s, self.vector_s, self.onchip_s, self.resident_s, self.streamed_s, self.launch_s)
-        return _Times(
-            np.cumsum([0, *counts[:-1]]),
-            self.share[groups],
-            self.rate[groups],
-            *(column[groups] for column in columns),
-            self.host_s[networks],
-            self.base,
+        return replace(
+            self,
+            start=np.cumsum([0, *counts[:-1]]),
+            host_s=self.host_s[networks],
+            **{name: getattr(self, name)[groups] for name in _PER_GROUP},
         )
+
+
+_PER_GROUP = ("share", "rate", "matrix_s", "vector_s", "onchip_s", "resident_s", "streamed_s", "launch_s")
 
 
 def _rows(workload: Workload, part: PartCost, keys: Sequence[str]) -> list[tuple[float, ...]]:
@@ -252,7 +257,7 @@ def _rows(workload: Workload, part: PartCost, keys: Sequence[str]) -> list[tuple
     key_of = {
         op.name: f"matrix.rates.{matrix_precision(workload, op, target.matrix.rates)}" for op in workload.ops if op.gemm
     }
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for group in part.groups:
         key = next((key_of[name] for name in group.ops if name in key_of), "")
         rate = keys.index(key) if key in keys else -1

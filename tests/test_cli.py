@@ -131,7 +131,7 @@ def test_cost_of_one_and_of_many(nas, tmp_path):
     assert "1 of 2 models could not be costed, no_such_net first" in err
     rows = list(csv.DictReader((tmp_path / "costs.csv").read_text().splitlines()))
     assert float(rows[0]["latency_s"]) == report["latency_s"]
-    assert "neither a folder nor a timm model" in rows[1]["error"]
+    assert "neither a folder, an ONNX file nor a timm model" in rows[1]["error"]
     assert "no_such_net" in out
 
 
@@ -188,7 +188,7 @@ MISTAKES = [
     (["export", "--front", "--out", "x"], "run `nas search` first"),
     (["export", "--out", "x"], "say which networks"),
     (["cost", "--target", "npu_40tops"], "name one MODEL"),
-    (["cost", "resnet1", "--target", "npu_40tops"], "neither a folder nor a timm model"),
+    (["cost", "resnet1", "--target", "npu_40tops"], "neither a folder, an ONNX file nor a timm model"),
     (["cost", "resnet18", "--target", "npu"], "unknown target 'npu'"),
     (["cost", "--from", "x.csv", "--target", "npu_40tops", "--plot", "x.png"], "are for one MODEL"),
     (["cost", "--from", "x.csv", "--target", "npu_40tops", "--precision", "w8a8"], "are columns of the CSV"),

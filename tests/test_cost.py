@@ -151,7 +151,7 @@ def test_csv_in_csv_out(tmp_path: Path, target: Target) -> None:
     assert [row["model"] for row in written] == ["resnet18", "resnet18", "nope", "resnet18"]
     assert float(written[0]["latency_s"]) == rows[0]["latency_s"] == cost_model("resnet18", target).latency_s
     assert float(written[1]["latency_s"]) < float(written[0]["latency_s"])
-    assert "neither a folder nor a timm model" in written[2]["error"]
+    assert "neither a folder, an ONNX file nor a timm model" in written[2]["error"]
     assert "whole number" in written[3]["error"]
 
 

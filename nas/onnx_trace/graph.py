@@ -110,19 +110,19 @@ def read_onnx(path: Path) -> Graph:
         model = inliner.inline_local_functions(model)
     graph = model.graph
     constants = {tensor.name: _constant(tensor, path) for tensor in graph.initializer}
-    nodes = []
+    nodes: list[Node] = []
     same: dict[str, str] = {}  # name -> the value it is only another name of
     for position, node in enumerate(graph.node):
         _check_node(node, path)
         attributes = {attribute.name: _attribute(attribute, path) for attribute in node.attribute}
-        inputs = tuple(same.get(name, name) for name in node.input)
+        read = tuple(same.get(name, name) for name in node.input)
         if node.op_type == "Constant":
             constants[node.output[0]] = _constant_node(attributes)
         elif node.op_type == "Identity":
-            same[node.output[0]] = inputs[0]
+            same[node.output[0]] = read[0]
         else:
             name = node.name.strip("/") or f"{node.op_type}_{position}"
-            nodes.append(Node(node.op_type, name, inputs, tuple(node.output), attributes))
+            nodes.append(Node(node.op_type, name, read, tuple(node.output), attributes))
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     inputs = {value.name: _sizes(value, path) for value in graph.input if value.name not in constants}
     return Graph(

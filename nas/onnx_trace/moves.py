@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.onnx_trace.ops import Call, Handler
+from nas.onnx_trace.call import Call, Handler
 from nas.trace import TraceError
 
 

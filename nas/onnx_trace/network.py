@@ -1,11 +1,14 @@
 """An ONNX file -> `Workload`: its nodes run on the meta device, under the recorder that traces modules.
 
+So kinds, sizes, layout changes and fusing are those of a traced module. An op that is in none of the tables is unknown,
+and tracing says so with its name.
 A file without quantizers has no number formats, as every traced network. In a file with QuantizeLinear and
 DequantizeLinear pairs (QDQ) the quantizers decide them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,20 @@ from onnx.reference import ReferenceEvaluator
 
 from hw_models import Workload
 from nas.bits import put_formats
+from nas.onnx_trace.call import Call, Handler, Value
 from nas.onnx_trace.graph import FORMATS, QUANTIZERS, SMALL_ELEMENTS, Graph, Node, fix_sizes, read_onnx
 from nas.onnx_trace.moves import MOVES
-from nas.onnx_trace.ops import FREE_OPS, OPS, Call, Value
+from nas.onnx_trace.ops import OPS
 from nas.onnx_trace.patterns import put_together
+from nas.onnx_trace.pointwise import POINTWISE
 from nas.trace import Recorder, TraceError, meta_input, storage_key, tracing
+
+FREE_OPS = frozenset({"Dropout", "Cast", "CastLike", *QUANTIZERS})
+"""The same value for the cost model; quantizers decide its number format, and cost what requantizing costs."""
+
+HANDLERS: Mapping[str, Handler] = {**OPS, **POINTWISE, **MOVES}
+
+_SIZES = frozenset({"Shape", "Size"})
 
 
 def trace_onnx(path: str | Path, input_size: int | None = None, batch: int | None = None) -> Workload:
@@ -29,7 +41,7 @@ def trace_onnx(path: str | Path, input_size: int | None = None, batch: int | Non
 
     input_size, batch: for axes that the file leaves open; an open batch is 1 unless given.
     Raises TraceError, one line with the cure: not an ONNX file, open or missing shapes, sizes that the file fixes
-    otherwise, weights in a missing file, an op that no table of `nas.onnx_trace.ops` knows (all of them named).
+    otherwise, weights in a missing file, an op that no table of `nas.onnx_trace` knows (all of them named).
     """
     graph = put_together(read_onnx(Path(path)))
     shapes = fix_sizes(graph, input_size, batch)
@@ -44,17 +56,14 @@ def _check_ops(graph: Graph) -> None:
     for node in graph.nodes:
         if node.op in _SIZES or all(name in constant for name in node.inputs if name):
             constant.update(node.outputs)
-        elif node.op not in OPS and node.op not in MOVES and node.op not in FREE_OPS:
+        elif node.op not in HANDLERS and node.op not in FREE_OPS:
             unknown.setdefault(node.op, node.name)
     if unknown:
         named = ", ".join(f"{op} (at {name})" for op, name in unknown.items())
         raise TraceError(
             f"{graph.path} uses ops that the cost model does not know: {named}; replace them in the network, or add "
-            "them to a table of nas/onnx_trace/ops.py"
+            "them to a table of nas/onnx_trace"
         )
-
-
-_SIZES = frozenset({"Shape", "Size"})
 
 
 class _Network:
@@ -102,7 +111,7 @@ class _Network:
             self._record(node, tuple(arguments))
 
     def _record(self, node: Node, arguments: tuple[Value | None, ...]) -> None:
-        function = OPS.get(node.op) or MOVES.get(node.op)
+        function = HANDLERS.get(node.op)
         if function is None:
             raise TraceError(
                 f"{self.graph.path} uses the op {node.op} at {node.name!r}, which the cost model knows on constants "

@@ -1,86 +1,22 @@
-"""What each ONNX op is in torch: a table of one small function a row.
-
-The functions run on meta tensors under the recorder of `nas.trace`, so that kinds, sizes, layout changes and fusing
-are those of a traced module. An op that is in none of the tables is unknown, and reading it says so with its name.
-"""
+"""ONNX products, normalizations, softmax and pooling in torch: a table of one small function a row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.onnx_trace.graph import Node
+from nas.onnx_trace.call import Call, Handler
+from nas.onnx_trace.pointwise import ACTIVATIONS
 from nas.trace import TraceError
 
-Value = Tensor | NDArray[Any]
-"""A value of the graph: a meta tensor, or numbers where they are known."""
 
-FREE_OPS = frozenset({"Identity", "Dropout", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
-"""The same value for the cost model; quantizers decide its number format, and cost what requantizing costs."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A node with its values. constant: makes a meta tensor of numbers."""
-
-    node: Node
-    values: tuple[Value | None, ...]
-    opset: int
-    constant: Callable[[str, NDArray[Any]], Tensor]
-
-    def has(self, index: int) -> bool:
-        return index < len(self.values) and self.values[index] is not None
-
-    def tensor(self, index: int = 0) -> Tensor:
-        value = self.values[index]
-        assert value is not None
-        return value if isinstance(value, Tensor) else self.constant(self.node.inputs[index], value)
-
-    def optional(self, index: int) -> Tensor | None:
-        return self.tensor(index) if self.has(index) else None
-
-    def operand(self, index: int) -> Tensor | float:
-        """A plain number where the value is one."""
-        value = self.values[index]
-        if isinstance(value, np.ndarray) and value.size == 1:
-            return float(value.reshape(-1)[0])
-        return self.tensor(index)
-
-    def ints(self, index: int, attribute: str = "") -> tuple[int, ...] | None:
-        """Whole numbers that newer ops have as an input and older ones as an attribute; None when not given."""
-        if attribute and attribute in self.node.attributes:
-            value = self.node.attributes[attribute]
-            return tuple(value) if isinstance(value, list | tuple) else (int(value),)
-        if not self.has(index):
-            return None
-        return tuple(int(number) for number in self.numbers(index))
-
-    def numbers(self, index: int) -> list[float]:
-        value = self.values[index]
-        if not isinstance(value, np.ndarray):
-            raise TraceError(
-                f"{self.node.op} {self.node.name!r}: the size {self.node.inputs[index]!r} is computed from the image; "
-                "export the network with fixed shapes"
-            )
-        return value.reshape(-1).tolist()
-
-    def get(self, name: str, default: Any) -> Any:
-        return self.node.attributes.get(name, default)
-
-
-Handler = Callable[[Call], Tensor | tuple[Tensor, ...]]
-
-
-def _convolution(call: Call) -> Tensor:
+def _convolution(call: Call) -> Tensor | tuple[Tensor, ...]:
     data, weight, bias = call.tensor(0), call.tensor(1), call.optional(2)
     axes = data.dim() - 2
     strides, dilations = call.get("strides", [1] * axes), call.get("dilations", [1] * axes)
@@ -103,8 +39,8 @@ def _pads(call: Call, kernel: list[int], strides: list[int], dilations: list[int
             small, large = total // 2, total - total // 2
             pads.append((small, large) if auto == "SAME_UPPER" else (large, small))
         return pads
-    pads = [0] * (2 * axes) if auto == "VALID" else call.get("pads", [0] * (2 * axes))
-    return list(zip(pads[:axes], pads[axes:], strict=True))
+    given = [0] * (2 * axes) if auto == "VALID" else call.get("pads", [0] * (2 * axes))
+    return list(zip(given[:axes], given[axes:], strict=True))
 
 
 def _padded(data: Tensor, pads: list[tuple[int, int]], value: float, limit: int | None = None) -> tuple[Tensor, Any]:
@@ -157,7 +93,8 @@ def _attention(call: Call) -> Tensor:
     if flat:
         heads = (call.get("q_num_heads", 1), *(call.get("kv_num_heads", 1),) * 2)
         parts = [part.unflatten(-1, (count, -1)).transpose(1, 2) for part, count in zip(parts, heads, strict=True)]
-    out = F.scaled_dot_product_attention(*parts, attn_mask=call.optional(3))
+    query, key, value = parts
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=call.optional(3))
     return out.transpose(1, 2).flatten(2) if flat else out
 
 
@@ -236,24 +173,6 @@ def _softmax(function: Callable[[Tensor, int], Tensor], call: Call) -> Tensor:
     return function(data.flatten(axis), axis).reshape(data.shape)
 
 
-def _reduction(function: Callable[[Tensor, list[int], bool], Tensor], call: Call) -> Tensor:
-    data = call.tensor(0)
-    axes = call.ints(1, "axes")
-    if not axes:
-        if call.get("noop_with_empty_axes", 0):
-            return data
-        axes = tuple(range(data.dim()))
-    return function(data, list(axes), bool(call.get("keepdims", 1)))
-
-
-def _global_pool(function: Callable[[Tensor, list[int], bool], Tensor], call: Call) -> Tensor:
-    return function(call.tensor(0), list(range(2, call.tensor(0).dim())), True)
-
-
-def _arg(call: Call) -> Tensor:
-    return torch.argmax(call.tensor(0), call.get("axis", 0), bool(call.get("keepdims", 1)))
-
-
 def _pool(largest: bool, call: Call) -> Tensor:
     data = call.tensor(0)
     kernel = list(call.get("kernel_shape", []))
@@ -281,106 +200,11 @@ def _pool(largest: bool, call: Call) -> Tensor:
     return out.squeeze(2) if axes == 1 else out
 
 
-def _clip(call: Call) -> Tensor:
-    data = call.tensor(0)
-    low, high = (
-        call.numbers(index)[0] if call.has(index) else call.get(name, None) for index, name in ((1, "min"), (2, "max"))
-    )
-    if low == 0 and (high is None or high > 1e30):
-        return F.relu(data)
-    return F.relu6(data) if (low, high) == (0, 6) else torch.clamp(data, low, high)
-
-
-def _prelu(call: Call) -> Tensor:
-    return F.prelu(call.tensor(0), call.tensor(1).flatten())
-
-
-def _gelu_bias(call: Call) -> Tensor:
-    return F.gelu(call.tensor(0) + call.tensor(1))
-
-
-def _unary(function: Callable[[Tensor], Tensor], call: Call) -> Tensor:
-    return function(call.tensor(0))
-
-
-def _binary(function: Callable[[Any, Any], Tensor], call: Call) -> Tensor:
-    left, right = call.operand(0), call.operand(1)
-    if not isinstance(left, Tensor) and not isinstance(right, Tensor):
-        left = call.tensor(0)
-    return function(left, right)
-
-
-def _variadic(function: Callable[[Any, Any], Tensor], call: Call) -> Tensor:
-    return reduce(function, (call.tensor(index) for index in range(len(call.values))))
-
-
-def _mean_of(call: Call) -> Tensor:
-    return _variadic(torch.add, call) / len(call.values)
-
-
-def _where(call: Call) -> Tensor:
-    return torch.where(call.tensor(0).bool(), call.tensor(1), call.tensor(2))
-
-
-def _divide(left: Tensor | float, right: Tensor | float) -> Tensor:
-    if not isinstance(left, Tensor):
-        return torch.reciprocal(right) * left if left != 1 else torch.reciprocal(right)  # type: ignore[arg-type]
-    return left / right
-
-
-def _l1(data: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return data.abs().sum(axes, keep)
-
-
-def _l2(data: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return torch.linalg.vector_norm(data, 2, axes, keep)
-
-
-def _square_sum(data: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return (data * data).sum(axes, keep)
-
-
 def _einsum(call: Call) -> Tensor:
     return torch.einsum(call.get("equation", ""), *(call.tensor(index) for index in range(len(call.values))))
 
 
-ACTIVATIONS: Mapping[str, Handler] = {
-    "Relu": partial(_unary, F.relu),
-    "LeakyRelu": partial(_unary, F.leaky_relu),
-    "Elu": partial(_unary, F.elu),
-    "Celu": partial(_unary, F.elu),
-    "Selu": partial(_unary, F.elu),
-    "HardSigmoid": partial(_unary, F.hardsigmoid),
-    "HardSwish": partial(_unary, F.hardswish),
-    "Sigmoid": partial(_unary, torch.sigmoid),
-    "Swish": partial(_unary, F.silu),
-    "QuickGelu": partial(_unary, F.silu),
-    "Tanh": partial(_unary, torch.tanh),
-    "Gelu": partial(_unary, F.gelu),
-    "FastGelu": partial(_unary, F.gelu),
-    "BiasGelu": _gelu_bias,
-    "Mish": partial(_unary, F.mish),
-    "Softplus": partial(_unary, F.softplus),
-    "Abs": partial(_unary, torch.abs),
-    "Neg": partial(_unary, torch.neg),
-    "Exp": partial(_unary, torch.exp),
-    "Log": partial(_unary, torch.log),
-    "Sqrt": partial(_unary, torch.sqrt),
-    "Reciprocal": partial(_unary, torch.reciprocal),
-    "Erf": partial(_unary, torch.erf),
-    "Sin": partial(_unary, torch.sin),
-    "Cos": partial(_unary, torch.cos),
-    "Floor": partial(_unary, torch.floor),
-    "Ceil": partial(_unary, torch.ceil),
-    "Round": partial(_unary, torch.round),
-    "Sign": partial(_unary, torch.sign),
-    "Not": partial(_unary, torch.logical_not),
-    "Clip": _clip,
-    "PRelu": _prelu,
-}
-
 OPS: Mapping[str, Handler] = {
-    **ACTIVATIONS,
     "Conv": _convolution,
     "FusedConv": _convolution,
     "ConvTranspose": _transposed_convolution,
@@ -401,37 +225,7 @@ OPS: Mapping[str, Handler] = {
     "LRN": _local_response_norm,
     "Softmax": partial(_softmax, torch.softmax),
     "LogSoftmax": partial(_softmax, torch.log_softmax),
-    "ReduceMean": partial(_reduction, torch.mean),
-    "ReduceSum": partial(_reduction, torch.sum),
-    "ReduceMax": partial(_reduction, torch.amax),
-    "ReduceMin": partial(_reduction, torch.amin),
-    "ReduceL1": partial(_reduction, _l1),
-    "ReduceL2": partial(_reduction, _l2),
-    "ReduceSumSquare": partial(_reduction, _square_sum),
-    "ReduceLogSumExp": partial(_reduction, torch.logsumexp),
-    "GlobalAveragePool": partial(_global_pool, torch.mean),
-    "GlobalMaxPool": partial(_global_pool, torch.amax),
-    "ArgMax": _arg,
-    "ArgMin": _arg,
     "MaxPool": partial(_pool, True),
     "AveragePool": partial(_pool, False),
-    "Add": partial(_binary, torch.add),
-    "Sub": partial(_binary, lambda left, right: left - right),
-    "Mul": partial(_binary, torch.mul),
-    "Div": partial(_binary, _divide),
-    "Pow": partial(_binary, torch.pow),
-    "Mod": partial(_binary, torch.remainder),
-    "Max": partial(_variadic, torch.maximum),
-    "Min": partial(_variadic, torch.minimum),
-    "Sum": partial(_variadic, torch.add),
-    "Mean": _mean_of,
-    "Where": _where,
-    "Equal": partial(_binary, torch.eq),
-    "Greater": partial(_binary, torch.gt),
-    "GreaterOrEqual": partial(_binary, torch.ge),
-    "Less": partial(_binary, torch.lt),
-    "LessOrEqual": partial(_binary, torch.le),
-    "And": partial(_binary, torch.logical_and),
-    "Or": partial(_binary, torch.logical_or),
 }
-"""ONNX op -> what it is in torch; ops that only move data are in `nas.onnx_trace.moves`."""
+"""ONNX op -> what it is in torch."""

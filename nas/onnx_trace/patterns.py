@@ -114,16 +114,17 @@ class _Patterns:
         return tuple(constant.value.reshape(-1).tolist()) if constant and constant.value is not None else ()
 
     def _gelu(self, node: Node) -> Node | None:
-        """x (1 + erf(x / sqrt 2)) / 2, multiplied in any order."""
+        """x (1 + erf(x / sqrt 2)) / 2, or its approximation by tanh, multiplied in any order."""
         for factors in self._products(node):
             rest = [name for name in factors if self._number(name) != 0.5]
             if len(rest) != 2:
                 continue
             for value, other in (rest, rest[::-1]):
                 total = self._operands(self._maker(other, "Add"))
-                erf = self._maker(total[0], "Erf") if total else None
-                scaled = self._operands(self._maker(erf.inputs[0], "Div", "Mul")) if erf else None
-                if scaled and scaled[0] == value:
+                curve = self._maker(total[0], "Erf", "Tanh") if total else None
+                scaled = self._operands(self._maker(curve.inputs[0], "Div", "Mul")) if curve else None
+                cubic = self._maker(scaled[0], "Add") if scaled and curve and curve.op == "Tanh" else None
+                if scaled and (cubic is not None and value in cubic.inputs or scaled[0] == value):
                     return Node("Gelu", node.name, (value,), node.outputs)
         return None
 
