@@ -124,7 +124,7 @@ class _Patterns:
                 curve = self._maker(total[0], "Erf", "Tanh") if total else None
                 scaled = self._operands(self._maker(curve.inputs[0], "Div", "Mul")) if curve else None
                 cubic = self._maker(scaled[0], "Add") if scaled and curve and curve.op == "Tanh" else None
-                if scaled and (cubic is not None and value in cubic.inputs or scaled[0] == value):
+                if scaled and ((cubic is not None and value in cubic.inputs) or scaled[0] == value):
                     return Node("Gelu", node.name, (value,), node.outputs)
         return None
 
