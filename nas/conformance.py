@@ -20,8 +20,8 @@ from search_spaces.mixers import MIXERS, TokenMixer
 from search_spaces.network import MetaFormerBlock, MetaFormerNet, build_network, fold, network_kwargs
 from search_spaces.plugin import Plugin, install
 
-SIDE, WIDE, NARROW, ROLE_WIDTH = 8, 48, 32, 16
-"""Side of the map in pixels, and the widths in channels, at which mixers are tried."""
+SIDE, WIDE, NARROW, ROLE_WIDTH, CLASSES = 8, 48, 32, 16, 4
+"""Side of the map in pixels, widths in channels, and number of classes, at which mixers are tried."""
 
 
 class Broken(ValueError):
@@ -37,7 +37,7 @@ def check_plugin(plugin: Plugin) -> None:
     for family in families:
         for clause, check in CLAUSES.items():
             try:
-                with torch.random.fork_rng(devices=[]):
+                with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(check is _gradient_reaches_everything):
                     torch.manual_seed(0)
                     check(family)
             except Exception as error:  # it is the user's code that runs
@@ -112,7 +112,7 @@ def _folds(family: str) -> None:
             raise Broken(f"folded, the block differs by {error:.1e} of its output, and 1e-5 is allowed")
         if any(isinstance(module, nn.BatchNorm2d) for module in merged.modules()):
             raise Broken("a BatchNorm2d is left after folding; give the mixer a fold_() that merges it")
-        rebuilt = MetaFormerNet(**network_kwargs(arch), deploy=True).state_dict()
+        rebuilt = MetaFormerNet(**network_kwargs(arch), num_classes=CLASSES, deploy=True).state_dict()
         if {k: v.shape for k, v in rebuilt.items()} != {k: v.shape for k, v in folded.state_dict().items()}:
             raise Broken("a network built in folded form has other tensors than a folded one")
 
@@ -174,7 +174,7 @@ def _network(family: str, norm: str) -> tuple[MetaFormerNet, Architecture]:
     """A network of one block, its BatchNorms far from the identity, and its architecture."""
     block = Block(family, MIXERS[family].kernels[-1], 2.0)
     arch = Architecture(2 * SIDE, "conv3s2", (Stage(NARROW, ROLE_WIDTH, norm, "relu", (block,)),))
-    network = build_network(arch, 4).eval()
+    network = build_network(arch, CLASSES).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):

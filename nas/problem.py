@@ -71,6 +71,11 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None) -> Pro
     if spec.search.sampler not in SAMPLERS:
         raise UsageError(f"unknown sampler {spec.search.sampler!r}; {suggestion(spec.search.sampler, SAMPLERS)}")
     targets = load_targets(spec)
+    from nas.admissible import admissible_space
+
+    space, barred = admissible_space(space, targets, spec.space.mixers)
+    for note in barred:
+        narrator.say(note)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
     data = load_images(spec, space, folder, narrator)
     for note in data.notes:

@@ -58,12 +58,19 @@ def install(plugin: Plugin) -> list[str]:
     if present and all(MIXERS[family].__module__ == name for family in present):
         return present
     table = _run(plugin, name)
-    for family in present:
-        del MENU[family], MIXERS[family]
+    uninstall()
     for family, mixer in table.items():
         facts = _facts(plugin, family, mixer)
         MENU[family], MIXERS[family] = facts, mixer
     return list(table)
+
+
+def uninstall() -> None:
+    """Take the mixers of a plugin out of the registry and the menu. Networks that were built of them stay whole."""
+    from search_spaces.mixers import MIXERS
+
+    for family in [family for family, facts in MENU.items() if facts.group == GROUP]:
+        del MENU[family], MIXERS[family]
 
 
 def _run(plugin: Plugin, name: str) -> dict[str, Any]:

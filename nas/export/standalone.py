@@ -60,6 +60,9 @@ def standalone_source(
     body = [definition.text for key, definition in definitions.items() if key in needed]
     reads = {read for key in needed for read in definitions[key].reads}
     imports = {key: value for key, value in imports.items() if key in reads} | _ENTRY_IMPORTS
+    besides = {module.partition(".")[0] for module, _ in imports.values()} - set(sys.stdlib_module_names)
+    if others := sorted(besides - {"torch", "timm"}):
+        description = f"{description.strip()}\n\nIt needs, besides torch and timm: {', '.join(others)}."
     parts = [
         f'"""{description.strip()}\n"""',
         "from __future__ import annotations",
@@ -71,12 +74,28 @@ def standalone_source(
 
 
 def _collect(module: ModuleType, found: dict[ModuleType, None]) -> None:
-    """Add `module` to `found`, after the modules of search_spaces whose definitions it imports."""
-    if module is search_spaces.mixers or module in found:  # the table is written anew, of the mixers in use
+    """Add `module` to `found`, after the modules of search_spaces whose definitions it imports.
+
+    Raises ValueError for an import whose names would mean nothing where the definitions are copied to.
+    """
+    if module in found:
         return
     for node in ast.parse(inspect.getsource(module)).body:
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("search_spaces."):
-            _collect(sys.modules[str(node.module)], found)
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        origin = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        ours = [alias for alias in node.names if (origin or alias.name).partition(".")[0] in _INTERNAL]
+        if any(alias.asname for alias in ours) or (ours and not origin.startswith("search_spaces.")):
+            raise ValueError(
+                f"{module.__name__} has `{ast.unparse(node)}`, which a standalone file cannot hold; import names from "
+                "the modules of search_spaces, as in `from search_spaces.layers import ConvNorm`"
+            )
+        for alias in ours:
+            value = getattr(sys.modules[origin], alias.name)
+            if origin != "search_spaces.mixers":
+                _collect(sys.modules[origin], found)
+            elif isinstance(value, type):  # the table of mixers itself is written anew, of those in use
+                _collect(sys.modules[value.__module__], found)
     found[module] = None
 
 
