@@ -64,7 +64,7 @@ def test_it_is_searched_by_workers_and_exported(tmp_path: Path) -> None:
 def test_the_standalone_file_holds_the_mixer_and_says_what_it_needs() -> None:
     install(Plugin("mine.py", EXAMPLE))
     arguments = network_kwargs(small_architecture([("twice", 3)]))
-    assert "besides" not in standalone_source("network", "A network.", arguments, {})
+    assert "It needs" not in standalone_source("network", "A network.", arguments, {})
     install(Plugin("mine.py", "import numpy\n" + EXAMPLE.replace("(3, 5)", "tuple(numpy.array([3, 5]).tolist())")))
     source = standalone_source("network", "A network.", arguments, {})
     assert "It needs, besides torch and timm: numpy." in (ast.get_docstring(ast.parse(source)) or "")
