@@ -38,7 +38,7 @@ def admissible_space(
             raise UsageError(f"token mixer {family}: {barred[words[0]]}; leave it out of --mixers")
     allowed = {}
     for choice in space.choices:
-        if choice.name.endswith("mixer"):
+        if choice.name.split(".")[-1] == "mixer":
             allowed[choice.name] = [word for word in choice.values if word not in barred]
             if not allowed[choice.name]:
                 reason = barred[str(choice.values[0])]
@@ -47,7 +47,7 @@ def admissible_space(
 
 
 def _words(space: SearchSpace) -> list[str]:
-    genes = [choice for choice in space.choices if choice.name.endswith("mixer")]
+    genes = [choice for choice in space.choices if choice.name.split(".")[-1] == "mixer"]
     return list(dict.fromkeys(str(word) for choice in genes for word in choice.values))
 
 
@@ -72,7 +72,7 @@ def _objection(space: SearchSpace, word: str, target: Target) -> str | None:
 
 def _tries(space: SearchSpace, word: str) -> Iterator[tuple[Architecture, str]]:
     """(architecture, path of a block in it with this mixer), the likely ones first."""
-    gene = next(choice.name for choice in space.choices if choice.name.endswith("mixer") and word in choice.values)
+    gene = next(choice.name for choice in space.choices if choice.name.split(".")[-1] == "mixer" and word in choice.values)
     prefix = gene.rpartition(".")[0]
     stage = int(prefix.partition(".")[0].removeprefix("stage"))
     block = int(prefix.rpartition("block")[2]) - 1 if "block" in prefix else 0
