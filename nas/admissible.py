@@ -10,7 +10,7 @@ from nas.cost import part_costs
 from nas.errors import NothingFeasible, UsageError
 from search_spaces.architecture import Architecture
 from search_spaces.parts import network_parts
-from search_spaces.space import Genome, SearchSpace
+from search_spaces.space import Choice, Genome, SearchSpace
 
 
 def admissible_space(
@@ -37,18 +37,20 @@ def admissible_space(
         if words and all(word in barred for word in words):
             raise UsageError(f"token mixer {family}: {barred[words[0]]}; leave it out of --mixers")
     allowed = {}
-    for choice in space.choices:
-        if choice.name.split(".")[-1] == "mixer":
-            allowed[choice.name] = [word for word in choice.values if word not in barred]
-            if not allowed[choice.name]:
-                reason = barred[str(choice.values[0])]
-                raise NothingFeasible(f"no mixer is left for {choice.name}: {reason}; widen --mixers")
+    for choice in _mixer_genes(space):
+        allowed[choice.name] = [word for word in choice.values if word not in barred]
+        if not allowed[choice.name]:
+            reason = barred[str(choice.values[0])]
+            raise NothingFeasible(f"no mixer is left for {choice.name}: {reason}; widen --mixers")
     return space.restrict(allowed), notes
 
 
 def _words(space: SearchSpace) -> list[str]:
-    genes = [choice for choice in space.choices if choice.name.split(".")[-1] == "mixer"]
-    return list(dict.fromkeys(str(word) for choice in genes for word in choice.values))
+    return list(dict.fromkeys(str(word) for choice in _mixer_genes(space) for word in choice.values))
+
+
+def _mixer_genes(space: SearchSpace) -> list[Choice]:
+    return [choice for choice in space.choices if choice.name.split(".")[-1] == "mixer"]
 
 
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
@@ -72,7 +74,7 @@ def _objection(space: SearchSpace, word: str, target: Target) -> str | None:
 
 def _tries(space: SearchSpace, word: str) -> Iterator[tuple[Architecture, str]]:
     """(architecture, path of a block in it with this mixer), the likely ones first."""
-    gene = next(choice.name for choice in space.choices if choice.name.split(".")[-1] == "mixer" and word in choice.values)
+    gene = next(choice.name for choice in _mixer_genes(space) if word in choice.values)
     prefix = gene.rpartition(".")[0]
     stage = int(prefix.partition(".")[0].removeprefix("stage"))
     block = int(prefix.rpartition("block")[2]) - 1 if "block" in prefix else 0
