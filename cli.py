@@ -10,6 +10,7 @@ import click
 import nas
 from nas.commands.catalogue import spaces, targets
 from nas.commands.cost import cost
+from nas.commands.finalists import finalists
 from nas.commands.measure import measure
 from nas.commands.options import complain
 from nas.commands.rank import rank
@@ -42,7 +43,7 @@ def cli() -> None:
     """
 
 
-for command in (search, train, rank, pareto, dashboard, export, cost, measure, spaces, targets, studies):
+for command in (search, train, rank, finalists, pareto, dashboard, export, cost, measure, spaces, targets, studies):
     cli.add_command(command)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
     from nas.export_study import export_trials
     from nas.files import write_whole
+    from nas.finalists import run_finalists
+    from nas.finalists_report import finalists_rows, finalists_table
     from nas.fit import fit_summary, fit_target_file, fit_text
     from nas.measure.ask import run_measuring
     from nas.measure.plan import write_plan
@@ -52,6 +54,8 @@ _HOME = {
     "fit_summary": "nas.fit",
     "fit_target_file": "nas.fit",
     "fit_text": "nas.fit",
+    "finalists_rows": "nas.finalists_report",
+    "finalists_table": "nas.finalists_report",
     "front_csv": "nas.report",
     "front_table": "nas.report",
     "import_measurements": "nas.measure.table",
@@ -67,6 +71,7 @@ _HOME = {
     "rank_picture": "nas.rank_report",
     "rank_text": "nas.rank_report",
     "report_text": "nas.cost_text",
+    "run_finalists": "nas.finalists",
     "run_measuring": "nas.measure.ask",
     "run_rank": "nas.rank",
     "run_search": "nas.search",
@@ -98,6 +103,8 @@ __all__ = [
     "describe_targets",
     "export_measurements",
     "export_trials",
+    "finalists_rows",
+    "finalists_table",
     "fit_summary",
     "fit_target_file",
     "fit_text",
@@ -116,6 +123,7 @@ __all__ = [
     "rank_picture",
     "rank_text",
     "report_text",
+    "run_finalists",
     "run_measuring",
     "run_rank",
     "run_search",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,20 @@ class Mirror:
                 with database_errors(self._url):
                     self._study.add_trial(to_optuna(trial, self._goal, self._space))
                 self._present.add(trial.number)
+
+    def attach(self, attributes: Mapping[int, Mapping[str, Any]]) -> None:
+        """Put user attributes on trials that have ended: trial number -> name -> JSON-able value.
+
+        Optuna lets nobody change those, so its table is written; nothing but our own record is repeated there.
+        """
+        table = sa.table("trial_user_attributes", *map(sa.column, ("trial_id", "key", "value_json")))
+        with database_errors(self._url), self._storage.engine.begin() as connection:
+            for trial in self._study.get_trials(deepcopy=False):
+                for key, value in attributes.get(trial.user_attrs.get("trial", -1), {}).items():
+                    here = (table.c.trial_id == trial._trial_id) & (table.c.key == key)
+                    connection.execute(sa.delete(table).where(here))
+                    row = {"trial_id": trial._trial_id, "key": key, "value_json": json.dumps(value)}
+                    connection.execute(sa.insert(table).values(**row))
 
     def close(self) -> None:
         self._storage.engine.dispose()

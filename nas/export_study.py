@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nas.errors import Interrupted, UsageError
 from nas.problem import Problem, pose
@@ -11,40 +12,63 @@ from nas.progress import Narrator
 from nas.study import Study
 from nas.trial import Trial
 
+if TYPE_CHECKING:
+    from nas.accuracy import Accuracy, Kind
+
 
 def export_trials(
-    study: Study, trials: Sequence[Trial], out: Path, *, force: bool = False, narrator: Narrator | None = None
+    study: Study,
+    trials: Sequence[Trial],
+    out: Path,
+    *,
+    weights: str = "best",
+    force: bool = False,
+    narrator: Narrator | None = None,
 ) -> list[Path]:
     """Export every trial to a folder of its own in `out`; returns these folders.
 
+    weights: "best" takes those of `nas finalists` for a network that was trained by itself, "shared" the supernet's.
     Raises UsageError when a folder is there already (without `force`) or the images have changed since the
     search, NasError when weights are damaged or the disk refuses, Interrupted with what is done.
     """
     from nas.evaluate import Evaluator
     from nas.export import export_network, model_name
     from nas.train import load_supernet, supernet_identity
+    from nas.trainings import load_outcome
     from nas.workers import one_thread
 
     narrator = narrator or Narrator(quiet=True)
-    problem = _same_problem(study, narrator)
+    problem = same_problem(study, narrator)
     if study.supernet is None:
         raise UsageError(f"study {study.name} has no trained supernet yet; run its search first")
-    weights = supernet_identity(problem.space, problem.data, problem.spec.train)
-    supernet = load_supernet(study.supernet, problem.space, problem.data, weights)
-    evaluator = Evaluator(problem.data, problem.spec.evaluate, supernet, weights)
+    shared = supernet_identity(problem.space, problem.data, problem.spec.train)
+    supernet = load_supernet(study.supernet, problem.space, problem.data, shared)
+    evaluator = Evaluator(problem.data, problem.spec.evaluate, supernet, shared)
     written: list[Path] = []
     try:
         with one_thread(), narrator.bar("exporting") as update:
             for trial in trials:
                 arch = trial.architecture
+                record = study.finalists.get(trial.number) if weights == "best" else None
+                provenance: dict[str, Any] = {"study": study.name, "trial": trial.number, "supernet": shared}
+                kind: Kind
+                selected_by: Accuracy | None
+                if record is None or record["stopped"]:
+                    prepared, kind, selected_by = evaluator.prepare(arch), "one-shot", trial.selected_by
+                else:
+                    network = load_outcome(record, problem.data)
+                    prepared = evaluator.prepare_network(network, arch, record["identity"])
+                    kind, selected_by = "stand-alone", None  # it was selected with other weights
+                    provenance |= _of_training(record) | {"top-1 at selection": str(trial.selected_by)}
                 folder = export_network(
-                    evaluator.prepare(arch),
+                    prepared,
                     arch,
                     problem.data,
                     problem.reports(arch),
                     out / model_name(arch),
-                    selected_by=trial.selected_by,
-                    provenance={"study": study.name, "trial": trial.number, "supernet": weights},
+                    selected_by=selected_by,
+                    kind=kind,
+                    provenance=provenance,
                     force=force,
                 )
                 written.append(folder)
@@ -57,7 +81,17 @@ def export_trials(
     return written
 
 
-def _same_problem(study: Study, narrator: Narrator) -> Problem:
+def _of_training(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Where weights of its own come from, for the card."""
+    train = record["train"]
+    return {
+        "training": record["identity"],
+        "trained by itself": f"{record['steps']} steps of {train['batch_size']} images from {record['weights']} "
+        f"weights, teacher {record['teacher']}",
+    }
+
+
+def same_problem(study: Study, narrator: Narrator) -> Problem:
     """The problem as the search had it. Raises UsageError when what its names stand for has changed since."""
     problem = pose(study.spec, study.root, narrator)
     if problem.identity != study.identity:

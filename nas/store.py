@@ -48,6 +48,13 @@ _VALIDATIONS = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("accuracy", sa.Text, nullable=False),
 )
+_FINALISTS = sa.Table(
+    "nas_finalists",
+    _TABLES,
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("record", sa.Text, nullable=False),
+)
 _OPTUNA_TABLES = {"studies", "trials", "version_info"}
 
 
@@ -180,6 +187,29 @@ class Store:
         query = sa.select(_VALIDATIONS.c.number, _VALIDATIONS.c.accuracy).where(_VALIDATIONS.c.study == study)
         with database_errors(self.url), self._engine.connect() as connection:
             return {number: json.loads(text) for number, text in connection.execute(query)}
+
+    def prepare_finalists(self) -> None:
+        """Make their table where an older version of this program made the database."""
+        with database_errors(self.url):
+            _FINALISTS.create(self._engine, checkfirst=True)
+
+    def put_finalist(self, study: str, number: int, record: Mapping[str, Any]) -> None:
+        """Enter or replace how trial `number` does when it is trained by itself."""
+        row = {"study": study, "number": number, "record": json.dumps(dict(record))}
+        with database_errors(self.url), self._engine.begin() as connection:
+            key = (_FINALISTS.c.study == study) & (_FINALISTS.c.number == number)
+            connection.execute(sa.delete(_FINALISTS).where(key))
+            connection.execute(sa.insert(_FINALISTS).values(**row))
+
+    def finalists(self, study: str) -> dict[int, dict[str, Any]]:
+        """Trial number -> record, in the order of the numbers."""
+        query = sa.select(_FINALISTS.c.number, _FINALISTS.c.record).where(_FINALISTS.c.study == study)
+        with database_errors(self.url), self._engine.connect() as connection:
+            if not sa.inspect(connection).has_table(_FINALISTS.name):
+                return {}
+            return {
+                number: json.loads(text) for number, text in connection.execute(query.order_by(_FINALISTS.c.number))
+            }
 
     def close(self) -> None:
         self._engine.dispose()

@@ -5,7 +5,7 @@ nor data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class Study:
     folder: its own folder in the folder of all studies. supernet: path of the weights, None before they were
     trained.
     validations: trial number -> accuracy on images that the selection never saw.
+    finalists: trial number -> how it does when it is trained by itself (`nas.trainings.Outcome`, and the recipe).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Study:
     trials: Sequence[Trial]
     validations: Mapping[int, Mapping[str, Any]]
     supernet: Path | None
+    finalists: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def front(self) -> list[Trial]:
@@ -132,4 +134,5 @@ def read_study(store: Store, name: str | None = None) -> Study:
         trials=trials,
         validations=store.validations(record.name),
         supernet=Path(record.supernet) if record.supernet else None,
+        finalists=store.finalists(record.name),
     )

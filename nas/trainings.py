@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from nas.accuracy import Accuracy
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data.bundle import DataBundle
-from nas.errors import UsageError
+from nas.errors import NasError, UsageError
 from nas.evaluate import Scoring
 from nas.files import sole_user, write_whole
 from nas.halving import Halving, Rung
@@ -246,6 +246,14 @@ def load_alone(path: Path, arch: Architecture, bundle: DataBundle, header: dict[
     network = build_network(arch, bundle.num_classes, bundle.in_chans)
     network.load_state_dict(tensors)
     return network.eval()
+
+
+def load_outcome(record: Mapping[str, Any], bundle: DataBundle) -> MetaFormerNet:
+    """The network of a finished training by its record (`Outcome.to_dict`). Raises NasError when its file is gone."""
+    path = Path(record["path"])
+    if not path.is_file():
+        raise NasError(f"{path} is gone: train it again with `nas finalists`, or export with --weights shared")
+    return load_alone(path, Architecture.from_dict(record["architecture"]), bundle, {"identity": record["identity"]})
 
 
 Report = Callable[[int, int, float], None]

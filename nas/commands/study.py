@@ -61,12 +61,16 @@ def dashboard(name: str | None, folder: Path, url: str | None, host: str, port: 
 @click.option("--front", "whole_front", is_flag=True, help="Export every network of the front.")
 @click.option("--best-under", metavar="CONSTRAINT", help="Export the most accurate one under 'latency<=1ms'.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder that gets a folder per network.")
+@click.option(
+    "--weights", type=click.Choice(["best", "shared"]), default="best", show_default=True,
+    help="best: those of `nas finalists` where there are such; shared: the supernet's.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @JSON
 @QUIET
 def export(
     name: str | None, folder: Path, url: str | None, trial_number: int | None, whole_front: bool,
-    best_under: str | None, out: Path, force: bool, as_json: bool, quiet: bool,
+    best_under: str | None, out: Path, weights: str, force: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write networks as timm packages and ONNX files, each checked after it is written."""
     if sum((trial_number is not None, whole_front, best_under is not None)) != 1:
@@ -80,7 +84,7 @@ def export(
         chosen = study.front
         if not chosen:
             raise study.nothing_feasible()
-    written = nas.export_trials(study, chosen, out, force=force, narrator=nas.Narrator(quiet=quiet))
+    written = nas.export_trials(study, chosen, out, weights=weights, force=force, narrator=nas.Narrator(quiet=quiet))
     click.echo(json.dumps([str(path) for path in written]) if as_json else "\n".join(map(str, written)))
 
 

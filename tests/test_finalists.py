@@ -1,0 +1,155 @@
+"""Finalists of a real, tiny study: trained, recorded, shown, exported as stand-alone; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import optuna
+import pytest
+import torch
+from small_study import small_spec
+
+from nas.checkpoint import load_checkpoint
+from nas.errors import NothingFeasible, UsageError
+from nas.export_study import export_trials
+from nas.finalists import choose, run_finalists
+from nas.finalists_report import finalists_rows, finalists_table
+from nas.search import run_search
+from nas.study import Study, open_study
+from nas.teacher import largest
+from nas.train import load_supernet
+
+pytestmark = pytest.mark.timeout(300)
+
+CHOICES = {"resolution": [24], "depth": [1, 2], "expansion": [2.0], "bits": ["w8a8"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("finalists")
+
+
+@pytest.fixture(scope="module")
+def searched(folder) -> Study:
+    spec = small_spec(space_choices=CHOICES, search_objectives=["top1", "latency", "params", "energy"])
+    return run_search(spec, folder, name="small")
+
+
+@pytest.fixture(scope="module")
+def finished(searched) -> Study:
+    return run_finalists(searched, top=2, steps=3)
+
+
+def test_finalists_are_recorded_in_the_study(finished, folder):
+    assert len(finished.finalists) == 2
+    read = open_study(folder, None, "small")
+    assert read.finalists == finished.finalists
+    for number, record in read.finalists.items():
+        assert number in {trial.number for trial in read.front}
+        assert (record["steps"], record["stopped"], record["weights"], record["teacher"]) == (
+            3,
+            False,
+            "inherited",
+            "supernet",
+        )
+        assert (record["val"]["kind"], record["val"]["images"], record["val"]["samples"]) == ("stand-alone", "val", 150)
+        assert record["train"]["learning_rate"] == pytest.approx(read.spec.train.learning_rate / 4)
+
+
+def test_they_are_attributes_of_the_trials_in_optuna(finished):
+    study = optuna.load_study(study_name="small", storage=finished.url)
+    for trial in study.get_trials():
+        record = finished.finalists.get(trial.user_attrs["trial"])
+        assert ("stand_alone_top1" in trial.user_attrs) == (record is not None)
+        if record is not None:
+            assert trial.user_attrs["stand_alone_top1"] == record["val"]["top1"]
+            assert trial.user_attrs["stand_alone_kind"] == "stand-alone"
+            assert trial.user_attrs["stand_alone_weights"] == "inherited"
+
+
+def test_the_same_again_trains_nothing_and_writes_no_attribute_twice(finished, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("nas.trainings.train_alone", refuse)
+    assert run_finalists(finished, top=2, steps=3).finalists == finished.finalists
+    with sqlite3.connect(finished.root / "nas.db") as database:
+        rows = database.execute("select trial_id, key from trial_user_attributes").fetchall()
+    database.close()
+    assert len(rows) == len(set(rows))
+
+
+def test_training_begins_with_the_inherited_weights(finished, searched):
+    """One step at a learning rate of nearly zero leaves them where they were."""
+    still = run_finalists(searched, top=1, steps=1, learning_rate=1e-12, teacher="none")
+    (number,) = {n for n, record in still.finalists.items() if record["steps"] == 1}
+    record = still.finalists[number]
+    from nas.problem import pose
+
+    problem = pose(searched.spec, searched.root)
+    _, header = load_checkpoint(searched.supernet)
+    supernet = load_supernet(searched.supernet, problem.space, problem.data, header["identity"])
+    inherited = supernet.subnet(searched.trial(number).architecture)
+    tensors, _ = load_checkpoint(record["path"])
+    for name, parameter in inherited.named_parameters():
+        assert torch.allclose(tensors[name], parameter, atol=1e-6), name
+    assert run_finalists(finished, top=2, steps=3).finalists[number] == finished.finalists[number]
+
+
+def test_the_teacher_has_the_largest_sizes_and_the_mixers_of_its_pupil(searched):
+    from nas.problem import space_of
+
+    space = space_of(searched.spec.space)
+    for trial in searched.trials:
+        genome, big = space.encode(trial.architecture), space.encode(largest(space, trial.architecture))
+        for choice in space.choices:
+            word = choice.name.split(".")[-1]
+            same = word in ("mixer", "norm", "activation")
+            if word != "bits":
+                assert big[choice.name] == (genome[choice.name] if same else choice.values[-1])
+
+
+@pytest.mark.slow
+def test_an_export_ships_these_weights_marked_stand_alone(finished, tmp_path):
+    number = next(iter(finished.finalists))
+    (folder,) = export_trials(finished, [finished.trial(number)], tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text())["nas"]
+    record = finished.finalists[number]
+    metrics = config["metrics"]
+    assert metrics["val_quantized_torch"] == record["val"], "what is exported is what was scored"
+    assert metrics["val_quantized_onnx"]["kind"] == "stand-alone"
+    assert metrics["selected_by"] is None
+    assert config["provenance"]["training"] == record["identity"]
+    card = (folder / "README.md").read_text()
+    assert "stand-alone weights, 150 val images" in card
+    assert "3 steps of 8 images from inherited weights, teacher supernet" in card
+    (shared,) = export_trials(finished, [finished.trial(number)], tmp_path / "shared", weights="shared")
+    assert "one-shot weights" in (shared / "README.md").read_text()
+
+
+def test_table_and_rows_say_what_the_figures_are(finished):
+    table = finalists_table(finished)
+    assert "on 150 val images" in table
+    assert "training added" in table
+    rows = finalists_rows(finished)
+    assert [row["latency_s"] for row in rows] == sorted(row["latency_s"] for row in rows)
+    assert {row["stand_alone"]["kind"] for row in rows} == {"stand-alone"}
+
+
+def test_what_cannot_be_trained_is_one_line(searched, folder, tmp_path):
+    size = len(searched.front)
+    with pytest.raises(UsageError, match=rf"has {size} networks, but --top wants {size + 1}; give --top 1 to {size}"):
+        choose(searched, size + 1)
+    with pytest.raises(UsageError, match="'resnet18q' is neither a folder nor a timm model"):
+        run_finalists(searched, top=1, teacher="resnet18q")
+    with pytest.raises(UsageError, match="weights of teacher resnet18 are not on this machine; give a file as"):
+        run_finalists(searched, top=1, teacher="resnet18")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"teacher folder .* it needs config.json and model.safetensors"):
+        run_finalists(searched, top=1, teacher=str(tmp_path / "empty"))
+    nothing = small_spec(space_choices=CHOICES, search_constraints=["latency<=1ns"])
+    with pytest.raises(NothingFeasible):
+        run_search(nothing, folder, name="nothing")
+    with pytest.raises(NothingFeasible, match="none of the 6 candidates of study nothing is feasible"):
+        run_finalists(open_study(folder, None, "nothing"))
