@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from benchmarks.provenance import provenance, write_result
 from nas.accuracy import Accuracy, image_batches, measure
 from nas.data import load_data
-from nas.spec import TrainSpec, load_spec
+from nas.spec import load_spec
 from nas.standalone import train_alone
 from search_spaces.metaformer import load_space
 
@@ -24,7 +25,7 @@ from search_spaces.metaformer import load_space
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10, help="architectures drawn")
-    parser.add_argument("--steps", type=int, default=TrainSpec().steps, help="optimizer steps a network")
+    parser.add_argument("--steps", type=int, help="optimizer steps a network; those of the quickstart if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     args = parser.parse_args()
@@ -32,7 +33,7 @@ def main() -> None:
     _, spec = load_spec("quickstart")
     choices = {gene: list(values) for gene, values in spec.space.choices.items()}
     space = load_space(spec.space.name, spec.space.preset, choices=choices)
-    budget = TrainSpec(steps=args.steps)
+    budget = replace(spec.train, steps=args.steps or spec.train.steps)
     bundle = load_data(spec.data.source, resolution=space.max_resolution, seed=spec.data.seed)
     rng = np.random.default_rng(args.seed)
     rows = []

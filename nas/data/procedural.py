@@ -54,8 +54,8 @@ class Drawing:
     train: int = 6000
     val: int = 2000
     contrast: float = 48.0
-    faintest: float = 0.5
-    noise: float = 16.0
+    faintest: float = 0.1
+    noise: float = 24.0
 
     def __post_init__(self) -> None:
         pairs = len(TEXTURES) * len(LAYOUTS)
