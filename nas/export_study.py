@@ -33,11 +33,15 @@ def export_trials(
     """
     from nas.evaluate import Evaluator
     from nas.export import export_network, model_name
+    from nas.export.folder import refuse_to_replace
     from nas.train import load_supernet, supernet_identity
     from nas.trainings import load_outcome
     from nas.workers import one_thread
 
     narrator = narrator or Narrator(quiet=True)
+    folders = [out / model_name(trial.architecture) for trial in trials]
+    for folder in folders:
+        refuse_to_replace(folder, force=force)
     problem = same_problem(study, narrator)
     if study.supernet is None:
         raise UsageError(f"study {study.name} has no trained supernet yet; run its search first")
@@ -47,8 +51,9 @@ def export_trials(
     written: list[Path] = []
     try:
         with one_thread(), narrator.bar("exporting") as update:
-            for trial in trials:
+            for trial, folder in zip(trials, folders, strict=True):
                 arch = trial.architecture
+                update(len(written), len(trials), f"{folder.name}: writes and checks (a quarter of a minute)")
                 record = study.finalists.get(trial.number) if weights == "best" else None
                 provenance: dict[str, Any] = {"study": study.name, "trial": trial.number, "supernet": shared}
                 kind: Kind
@@ -60,18 +65,18 @@ def export_trials(
                     prepared = evaluator.prepare_network(network, arch, record["identity"])
                     kind, selected_by = "stand-alone", None  # it was selected with other weights
                     provenance |= _of_training(record) | {"top-1 at selection": str(trial.selected_by)}
-                folder = export_network(
+                export_network(
                     prepared,
                     arch,
                     problem.data,
                     problem.reports(arch),
-                    out / model_name(arch),
+                    folder,
                     selected_by=selected_by,
                     kind=kind,
                     provenance=provenance,
                     force=force,
                 )
-                written.append(folder)
+                written.append(folder.absolute())
                 update(len(written), len(trials), folder.name)
     except KeyboardInterrupt as error:
         raise Interrupted(

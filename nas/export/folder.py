@@ -11,6 +11,12 @@ from pathlib import Path
 from nas.errors import NasError, UsageError
 
 
+def refuse_to_replace(out: Path, *, force: bool) -> None:
+    """Raises UsageError when `out` exists and `force` is False."""
+    if out.exists() and not force:
+        raise UsageError(f"{out.absolute()} exists; choose another folder, or replace it with --force")
+
+
 @contextmanager
 def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
     """An empty folder to write into, that becomes `out` when the block ends well and vanishes when it does not.
@@ -19,8 +25,7 @@ def whole_folder(out: Path, *, force: bool) -> Iterator[Path]:
     `force` is False, NasError when the disk refuses.
     """
     out = out.absolute()
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists; choose another folder, or replace it with --force")
+    refuse_to_replace(out, force=force)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
