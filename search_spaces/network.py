@@ -8,6 +8,7 @@ into the convolutions.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,13 @@ from search_spaces.mixers import MIXERS
 from search_spaces.norms import NORM_LAYERS, is_affine
 from search_spaces.stems import Stem
 
+Build = Callable[..., nn.Module]
+"""(name in the block, function, its arguments) -> the module that the function makes, or one that it made before."""
+
+
+def build_anew(name: str, make: Build, *arguments: Any) -> nn.Module:
+    return make(*arguments)
+
 
 class MetaFormerBlock(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)) (MetaFormer, arXiv:2111.11418, Eq. 2 and 3).
@@ -28,7 +36,7 @@ class MetaFormerBlock(nn.Module):
     Mixers that begin with a padded convolution take the norm behind them, where BatchNorm folds exactly. `identity` has
     no token branch; `mbconv` is the whole block; channel mixer "none" leaves the token branch alone. gate: on the
     hidden layer of the channel mixer, or of the mixer that is the whole block. size: side of the map in pixels, for
-    mixers bound to it; else 0.
+    mixers bound to it; else 0. build: how its parts are made; the supernet has many of them already.
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class MetaFormerBlock(nn.Module):
         channel_mixer: str = "mlp",
         gate: str = "none",
         size: int = 0,
+        build: Build = build_anew,
     ) -> None:
         super().__init__()
         if mixer not in MIXERS:
@@ -50,27 +59,25 @@ class MetaFormerBlock(nn.Module):
         family: Any = MIXERS[mixer]
         if kernel not in family.kernels:
             raise ValueError(f"{mixer} has kernels {family.kernels}, but got {kernel}")
-        bound = {"size": size} if family.token_bound else {}
-        self.token_mixer = family(
-            dim, kernel=kernel, expansion=expansion, role_width=role_width, activation=activation, **bound
+        # Only then does the mixer depend on it: our own that leave the channel mixer to the block have no hidden width.
+        hidden = expansion if family.replaces_block or not family.__module__.startswith("search_spaces.") else 1.0
+        self.token_mixer: Any = build(
+            "token_mixer", _token_mixer, family, dim, kernel, hidden, role_width, activation, gate, size
         )
         self.norm_after: bool = family.norm_after
         self.residual_inside: bool = family.residual_inside
         self.has_token_mixer = mixer != "identity"
         self.has_mlp = not family.replaces_block and channel_mixer != "none"
         if self.has_token_mixer:
-            self.norm1: nn.Module = nn.Identity() if family.norm_inside else NORM_LAYERS[norm](dim)
+            self.norm1: nn.Module = nn.Identity() if family.norm_inside else build("norm1", NORM_LAYERS[norm], dim)
             if not family.residual_inside:
                 self.add1 = Add()
-        if gate != "none" and family.gated:
-            self.token_mixer.gate = make_gate(gate, make_divisible(dim * expansion), dim)
         if self.has_mlp:
             if channel_mixer not in CHANNEL_MIXER_LAYERS:
                 known = ", ".join(CHANNEL_MIXER_LAYERS)
                 raise ValueError(f"unknown channel mixer {channel_mixer!r}; known: {known}, none")
-            make: Any = CHANNEL_MIXER_LAYERS[channel_mixer]
-            self.norm2: nn.Module = NORM_LAYERS[norm](dim)
-            self.mlp = make(dim, expansion, activation, gate)
+            self.norm2: nn.Module = build("norm2", NORM_LAYERS[norm], dim)
+            self.mlp: Any = build("mlp", CHANNEL_MIXER_LAYERS[channel_mixer], dim, expansion, activation, gate)
             self.add2 = Add()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,6 +105,25 @@ class MetaFormerBlock(nn.Module):
         if self.has_mlp and is_affine(self.norm2):
             fold_norm_before(self.norm2, [self.mlp.fc1])
             self.norm2 = nn.Identity()
+
+
+def _token_mixer(
+    family: Any,
+    dim: int,
+    kernel: int,
+    expansion: float,
+    role_width: int,
+    activation: str,
+    gate: str,
+    size: int,
+) -> nn.Module:
+    bound = {"size": size} if family.token_bound else {}
+    mixer: nn.Module = family(
+        dim, kernel=kernel, expansion=expansion, role_width=role_width, activation=activation, **bound
+    )
+    if gate != "none" and family.gated:
+        mixer.gate = make_gate(gate, make_divisible(dim * expansion), dim)
+    return mixer
 
 
 def bound_size(mixer: str, size: int) -> dict[str, Any]:

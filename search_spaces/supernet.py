@@ -2,14 +2,13 @@
 
 A network is run piece by piece: stem, downsamplings, blocks, head. A piece is the plain module, without weights (on the
 meta device), which is given slices of the shared weights for the time it runs. Supernet and extracted network therefore
-run the same code on equal numbers. A piece knows its slices and is remembered, so that another architecture costs a
-look-up per piece.
+run the same code on equal numbers. A piece is put together of parts (mixer, norms, channel mixer), which many pieces
+share; both know their slices and are remembered, so that another architecture costs little.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +21,7 @@ from search_spaces.layers import ConvNorm
 from search_spaces.mixers import MIXERS
 from search_spaces.network import Head, MetaFormerBlock, MetaFormerNet, block_kwargs, bound_size, network_kwargs
 from search_spaces.plugin import install
+from search_spaces.recent import Recent
 from search_spaces.shared import (
     GAIN,
     SharedBlock,
@@ -34,8 +34,8 @@ from search_spaces.shared import (
 from search_spaces.space import SearchSpace
 from search_spaces.stems import Stem
 
-PIECES_KEPT = 1024
-"""Pieces that are remembered, the most recently used ones."""
+PIECES_KEPT, PARTS_KEPT = 1024, 12288
+"""How many are remembered, the most recently used ones. A piece takes 10 KB, a part of one 20 KB."""
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,40 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of a network: its module path there, the module without weights, and the sources of its weights.
+class Part:
+    """A module without weights, and the sources of its tensors at one place of the supernet.
 
-    slots: for every source the dict of the module that holds the tensor while the piece runs, and the key in it.
+    slots: for every source the dict of the module that holds the tensor while it runs, and the key in it.
     """
 
-    path: str
-    template: nn.Module
     sources: tuple[Source, ...]
     slots: tuple[tuple[dict[str, Any], str], ...] = field(repr=False)
 
+
+@dataclass(frozen=True)
+class Piece:
+    """A stem, downsampling, block or head: its module path in a network, the module without weights, and its parts."""
+
+    path: str
+    template: nn.Module
+    parts: tuple[Part, ...]
+
+    @property
+    def sources(self) -> Iterator[Source]:
+        return (source for part in self.parts for source in part.sources)
+
     def run(self, x: Tensor, training: bool) -> Tensor:
         """What the module computes of `x` with the shared weights."""
-        if self.template.training != training:
-            self.template.train(training)
-        empty = [(slot, key, slot[key]) for slot, key in self.slots]
+        self.template.train(training)
+        slots = [slot for part in self.parts for slot in part.slots]
+        empty = [holder[key] for holder, key in slots]
         try:
-            for source, (slot, key) in zip(self.sources, self.slots, strict=True):
-                slot[key] = source.read()
+            for source, (holder, key) in zip(self.sources, slots, strict=True):
+                holder[key] = source.read()
             out: Tensor = self.template(x)
         finally:
-            for slot, key, tensor in empty:
-                slot[key] = tensor
+            for tensor, (holder, key) in zip(empty, slots, strict=True):
+                holder[key] = tensor
         return out
 
 
@@ -117,7 +128,7 @@ class Supernet(nn.Module):
             stages.append(SharedStage(downsample, blocks))
         self.stages = nn.ModuleList(stages)
         self.head = SharedHead(widths[-1], num_classes, norms_of(space))
-        self._pieces: OrderedDict[tuple[Any, ...], Piece] = OrderedDict()
+        self._pieces, self._parts, self._modules_made = Recent(PIECES_KEPT), Recent(PARTS_KEPT), Recent(PARTS_KEPT)
 
     def forward(self, x: Tensor, arch: Architecture) -> Tensor:
         """Logits [batch, num_classes] of `arch` for images x [batch, in_chans, resolution, resolution]."""
@@ -145,17 +156,13 @@ class Supernet(nn.Module):
         """The pieces of `arch` in order of execution. Bits do not matter, resolution only to mixers bound to it."""
         first, last = arch.stages[0], arch.stages[-1]
         stem = {"kind": arch.stem, "in_chans": self.in_chans, "dim": first.width, "activation": first.activation}
-        out = [self._piece("stem", f"stem.{arch.stem}", Stem, stem)]
+        out = [self._piece("stem", Stem, stem)]
         before, size = first.width, -(-arch.resolution // STEMS[arch.stem])
         for i, stage in enumerate(arch.stages):
             if i > 0:
                 size = -(-size // 2)
-                path = f"stages.{i}.downsample"
-                out.append(
-                    self._piece(
-                        path, path, ConvNorm, {"in_chans": before, "out_chans": stage.width, "kernel": 3, "stride": 2}
-                    )
-                )
+                convolution = {"in_chans": before, "out_chans": stage.width, "kernel": 3, "stride": 2}
+                out.append(self._piece(f"stages.{i}.downsample", ConvNorm, convolution))
             before = stage.width
             for j, block in enumerate(stage.blocks):
                 kwargs = {
@@ -166,39 +173,47 @@ class Supernet(nn.Module):
                     "role_width": stage.role_width,
                     **bound_size(block.mixer, size),
                 }
-                out.append(self._piece(f"stages.{i}.blocks.{j}", f"stages.{i}.blocks.{j}", MetaFormerBlock, kwargs))
+                out.append(self._piece(f"stages.{i}.blocks.{j}", MetaFormerBlock, kwargs))
         head = {"dim": before, "num_classes": self.num_classes, "norm": last.norm}
-        out.append(self._piece("head", "head", Head, head))
+        out.append(self._piece("head", Head, head))
         return out
 
-    def _piece(self, path: str, shared: str, make: Callable[..., nn.Module], kwargs: dict[str, Any]) -> Piece:
-        """The piece at `path` of a network, whose weights lie under `shared` in the supernet."""
-        # A plugin may have put another mixer under the same name.
-        key = (path, MIXERS.get(kwargs.get("mixer", "")), *kwargs.items())
-        if key in self._pieces:
-            self._pieces.move_to_end(key)
-            return self._pieces[key]
-        with torch.device("meta"):
-            template = make(**kwargs)
-        self._pieces[key] = piece = self._connected(path, self.get_submodule(shared), template, kwargs)
-        if len(self._pieces) > PIECES_KEPT:
-            self._pieces.popitem(last=False)
-        return piece
+    def _piece(self, path: str, make: Callable[..., nn.Module], kwargs: dict[str, Any]) -> Piece:
+        """The piece at `path` of a network."""
+        key = (path, make, *kwargs.items(), MIXERS.get(kwargs.get("mixer", "")))  # plugins may take a name over
+        return self._pieces.get(key, lambda: self._new_piece(path, make, kwargs))
 
-    def _connected(self, path: str, shared: nn.Module, template: nn.Module, kwargs: dict[str, Any]) -> Piece:
-        buffers = {name for name, _ in template.named_buffers()}
+    def _new_piece(self, path: str, make: Callable[..., nn.Module], kwargs: dict[str, Any]) -> Piece:
+        """Put together of parts; those that were never asked for are made (on the meta device)."""
+        parts = []
+
+        def build(name: str, make_part: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+            spec = (name, make_part, *arguments)
+            module: nn.Module = self._modules_made.get(spec, lambda: _without_weights(make_part, arguments))
+            key = (path, kwargs.get("mixer"), *spec)
+            parts.append(self._parts.get(key, lambda: self._connected(path, name, module, kwargs)))
+            return module
+
+        template = make(**kwargs, build=build) if make is MetaFormerBlock else build("", make, *kwargs.values())
+        return Piece(path, template, tuple(parts))
+
+    def _connected(self, path: str, name: str, module: nn.Module, kwargs: dict[str, Any]) -> Part:
+        shared = self.get_submodule(path)
+        buffers = {name for name, _ in module.named_buffers()}
         sources, slots = [], []
-        for name, tensor in template.state_dict().items():
-            where, _, attribute = _shared_name(name, kwargs).rpartition(".")
+        for own_name, tensor in module.state_dict().items():
+            full_name = f"{name}.{own_name}" if name else own_name
+            where, _, attribute = _shared_name(full_name, kwargs).rpartition(".")
             owner, gain = shared.get_submodule(where), None
             if not hasattr(owner, attribute):
                 gain = (owner, attribute + GAIN)
                 owner = self._leader(path).get_submodule(where)
             index = shared_index(tuple(getattr(owner, attribute).shape), tuple(tensor.shape))
-            sources.append(Source(name, owner, attribute, index, name in buffers, gain))
-            holder = template.get_submodule(name.rpartition(".")[0])
-            slots.append((holder._buffers if name in buffers else holder._parameters, attribute))
-        return Piece(path, template, tuple(sources), tuple(slots))
+            is_buffer = own_name in buffers
+            sources.append(Source(full_name, owner, attribute, index, is_buffer, gain))
+            holder = module.get_submodule(own_name.rpartition(".")[0])
+            slots.append((holder._buffers if is_buffer else holder._parameters, attribute))
+        return Part(tuple(sources), tuple(slots))
 
     def _leader(self, path: str) -> nn.Module:
         """The block whose matrices the block at `path` shares."""
@@ -206,13 +221,23 @@ class Supernet(nn.Module):
         return self.get_submodule(f"{stage}.{int(block) - int(block) % self.space.multiplex}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pieces": OrderedDict()}
+        return self.__dict__ | {name: Recent(cache.kept) for name, cache in self._caches().items()}
+
+    def _caches(self) -> dict[str, Recent]:
+        return {name: value for name, value in self.__dict__.items() if isinstance(value, Recent)}
+
+
+def _without_weights(make: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
+    with torch.device("meta"):
+        return make(*arguments)
 
 
 def _shared_name(name: str, kwargs: dict[str, Any]) -> str:
     """Name in the shared weights of tensor `name` of a piece built from `kwargs`."""
     words = name.split(".")
-    if words[0] == "token_mixer":
+    if "kind" in kwargs:
+        words.insert(0, kwargs["kind"])
+    elif words[0] == "token_mixer":
         words.insert(1, kwargs["mixer"])
     elif words[0] == "mlp":
         words.insert(1, kwargs.get("channel_mixer", "mlp"))
@@ -220,6 +245,6 @@ def _shared_name(name: str, kwargs: dict[str, Any]) -> str:
         words[1:1] = [kwargs["mixer"], kwargs["norm"]]
     elif words[0] == "norm2" or (words[0] == "norm" and "num_classes" in kwargs):
         words.insert(1, kwargs["norm"])
-    if words[2:3] == ["gate"] and (words[0] == "mlp" or MIXERS[kwargs["mixer"]].gated):
+    if words[2:3] == ["gate"] and (words[0] == "mlp" or (words[0] == "token_mixer" and MIXERS[kwargs["mixer"]].gated)):
         words.insert(3, kwargs["gate"])
     return ".".join(words)

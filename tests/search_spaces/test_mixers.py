@@ -166,6 +166,16 @@ def test_a_block_is_traced_without_unknown_operations(mixer: str) -> None:
         assert len({op.name for op in workload.ops}) == len(workload.ops)
 
 
+@every_mixer
+def test_only_a_mixer_that_is_the_whole_block_has_a_hidden_width(mixer: str) -> None:
+    """The supernet takes the parts of two blocks of different expansion for the same."""
+    arguments: dict[str, Any] = {"kernel": MIXERS[mixer].kernels[0], "role_width": 16, "activation": "relu"}
+    bound: dict[str, Any] = {"size": 5} if MIXERS[mixer].token_bound else {}
+    small, large = (MIXERS[mixer](32, expansion=e, **arguments, **bound).state_dict() for e in (1.0, 4.0))
+    same = {k: v.shape for k, v in small.items()} == {k: v.shape for k, v in large.items()}
+    assert same != MIXERS[mixer].replaces_block
+
+
 @with_weights
 def test_gradient_reaches_every_active_parameter_and_no_other(mixer: str) -> None:
     space = space_of(mixer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,10 @@ from small_networks import randomize
 from strategies import OPEN, OPEN_BLOCKWISE, SMALL, architectures
 from torch import nn
 
+import search_spaces.supernet
 from search_spaces.architecture import ACTIVATIONS, NORMS, Architecture, Block, Stage
 from search_spaces.elastic import shared_index
-from search_spaces.layers import ACTIVATION_LAYERS
+from search_spaces.layers import ACTIVATION_LAYERS, Add
 from search_spaces.network import build_network, fold
 from search_spaces.norms import NORM_LAYERS
 from search_spaces.parts import network_parts
@@ -176,3 +179,33 @@ def test_unknown_names_are_refused():
         build_network(one_mixer("dwconv", 9, "batchnorm", "relu", (16, 32, 64, 96), 1), CLASSES)
     assert set(ACTIVATIONS) == set(ACTIVATION_LAYERS)
     assert set(NORMS) == set(NORM_LAYERS)
+
+
+def test_what_is_remembered_is_bounded_and_forgetting_changes_nothing(monkeypatch):
+    monkeypatch.setattr(search_spaces.supernet, "PIECES_KEPT", 5)
+    monkeypatch.setattr(search_spaces.supernet, "PARTS_KEPT", 7)
+    supernet = randomize(Supernet(SMALL, CLASSES)).eval()
+    rng = np.random.default_rng(4)
+    archs = [SMALL.decode(SMALL.sample(rng)) for _ in range(6)]
+    with torch.no_grad():
+        first = [supernet(images(arch), arch) for arch in archs]
+        assert all(torch.equal(supernet(images(arch), arch), out) for arch, out in zip(archs, first, strict=True))
+    assert len(supernet._pieces) == 5
+    assert len(supernet._parts) == 7
+
+
+def test_a_copy_runs_with_its_own_weights():
+    supernet = randomize(Supernet(SMALL, CLASSES)).eval()
+    arch = SMALL.decode(SMALL.sample(np.random.default_rng(4)))
+    with torch.no_grad():
+        before = supernet(images(arch), arch)
+        other = randomize(copy.deepcopy(supernet), seed=1)
+        assert not torch.equal(other(images(arch), arch), before)
+        assert torch.equal(supernet(images(arch), arch), before)
+        assert torch.equal(other(images(arch), arch), other.subnet(arch)(images(arch)))
+
+
+def test_equal_blocks_of_a_network_have_hooks_of_their_own(supernet):
+    arch = one_mixer("dwconv", 3, "batchnorm", "relu", (16, 32, 64, 96), 2)
+    sums = [module for module in supernet.template(arch).modules() if isinstance(module, Add)]
+    assert len(sums) == len({id(module) for module in sums}) == 2 * 2 * 4
