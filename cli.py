@@ -8,6 +8,7 @@ import sys
 import click
 
 import nas
+from nas.commands.calibrate import calibrate
 from nas.commands.catalogue import spaces, targets
 from nas.commands.cost import cost
 from nas.commands.finalists import finalists
@@ -43,7 +44,11 @@ def cli() -> None:
     """
 
 
-for command in (search, train, rank, finalists, pareto, dashboard, export, cost, measure, spaces, targets, studies):
+COMMANDS = (
+    *(search, train, rank, finalists, pareto, dashboard, export),
+    *(cost, measure, calibrate, spaces, targets, studies),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -97,7 +97,7 @@ class Agreement:
     left_out: list[str]
 
 
-def read_groups(path: Path) -> dict[tuple[str, str, str], list[Row]]:
+def read_groups(path: Path, smallest: int = SMALLEST_GROUP) -> dict[tuple[str, str, str], list[Row]]:
     """(device, precision, runtime) -> rows, for groups that are large enough and whose precision is known."""
     found: dict[tuple[str, str, str], dict[tuple[str, int | None], list[float]]] = defaultdict(
         lambda: defaultdict(list)
@@ -122,7 +122,7 @@ def read_groups(path: Path) -> dict[tuple[str, str, str], list[Row]]:
         group: [Row(model, size, float(np.median(seconds))) for (model, size), seconds in rows.items()]
         for group, rows in found.items()
     }
-    return {group: rows for group, rows in groups.items() if len({row.model for row in rows}) >= SMALLEST_GROUP}
+    return {group: rows for group, rows in groups.items() if len({row.model for row in rows}) >= smallest}
 
 
 def _seconds(row: dict[str, str]) -> float:

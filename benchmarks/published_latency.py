@@ -39,6 +39,9 @@ from nas.trace import TraceError
 Array = NDArray[np.float64]
 
 LEAST_TEST, DRAWS = 10, 20
+SMALLEST = 3
+"""Models that a group needs to lend its factors to other devices."""
+
 METHODS = ("cost model", "scaled", "ridge", "own ten", "transfer", "references")
 
 
@@ -58,7 +61,7 @@ class Group:
 def read(path: Path) -> list[Group]:
     """The groups that have a target, with their models traced; models that cannot be are left out."""
     found = []
-    for (device, precision, runtime), rows in sorted(read_groups(path).items()):
+    for (device, precision, runtime), rows in sorted(read_groups(path, SMALLEST).items()):
         name = target_of(device)
         if name is None:
             continue

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.calibrate import calibration_text, run_calibration
     from nas.cost_text import comparison_text, cost_lines, cost_many, cost_one, ops_csv, plot_one, report_text
     from nas.dashboard import show_dashboard
     from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets, version
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from nas.search import run_search, run_training
     from nas.spec import StudySpec, load_spec, override, parse_setting
     from nas.study import Study, open_study
+    from nas.suggest import suggest, suggestion_csv, suggestion_text
 
 _HOME = {
     "Interrupted": "nas.errors",
@@ -41,6 +43,7 @@ _HOME = {
     "Study": "nas.study",
     "StudySpec": "nas.spec",
     "UsageError": "nas.errors",
+    "calibration_text": "nas.calibrate",
     "comparison_text": "nas.cost_text",
     "cost_lines": "nas.cost_text",
     "cost_many": "nas.cost_text",
@@ -71,6 +74,7 @@ _HOME = {
     "rank_picture": "nas.rank_report",
     "rank_text": "nas.rank_report",
     "report_text": "nas.cost_text",
+    "run_calibration": "nas.calibrate",
     "run_finalists": "nas.finalists",
     "run_measuring": "nas.measure.ask",
     "run_rank": "nas.rank",
@@ -78,6 +82,9 @@ _HOME = {
     "run_training": "nas.search",
     "show_dashboard": "nas.dashboard",
     "study_summary": "nas.report",
+    "suggest": "nas.suggest",
+    "suggestion_csv": "nas.suggest",
+    "suggestion_text": "nas.suggest",
     "version": "nas.describe",
     "write_picture": "nas.picture",
     "write_plan": "nas.measure.plan",
@@ -93,6 +100,7 @@ __all__ = [
     "Study",
     "StudySpec",
     "UsageError",
+    "calibration_text",
     "comparison_text",
     "cost_lines",
     "cost_many",
@@ -123,6 +131,7 @@ __all__ = [
     "rank_picture",
     "rank_text",
     "report_text",
+    "run_calibration",
     "run_finalists",
     "run_measuring",
     "run_rank",
@@ -130,6 +139,9 @@ __all__ = [
     "run_training",
     "show_dashboard",
     "study_summary",
+    "suggest",
+    "suggestion_csv",
+    "suggestion_text",
     "version",
     "write_picture",
     "write_plan",

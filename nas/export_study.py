@@ -69,7 +69,7 @@ def export_trials(
                     prepared,
                     arch,
                     problem.data,
-                    problem.reports(arch),
+                    problem.shown_reports(arch),
                     folder,
                     selected_by=selected_by,
                     kind=kind,
@@ -98,7 +98,7 @@ def _of_training(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def same_problem(study: Study, narrator: Narrator) -> Problem:
     """The problem as the search had it. Raises UsageError when what its names stand for has changed since."""
-    problem = pose(study.spec, study.root, narrator)
+    problem = pose(study.spec, study.root, narrator, study.url)
     if problem.identity != study.identity:
         raise UsageError(
             f"the images or a target file of study {study.name} have changed since it ran: an export would not be what "

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import UsageError
+from nas.latency import TargetLatency, calibrated
 from nas.objectives import Goal, resolve_goal, suggestion
 from nas.progress import Narrator
 from nas.samplers import SAMPLERS
@@ -20,7 +21,7 @@ from search_spaces.plugin import install, read_plugin
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hw_models import CostReport
+    from hw_models import CostReport, PartCost
     from hw_models.target import Target
     from nas.data.bundle import DataBundle
     from nas.evaluate import Evaluator
@@ -38,19 +39,37 @@ class Problem:
     goal: Goal
     data: DataBundle
     identity: str
+    latencies: Mapping[str, TargetLatency] = field(default_factory=dict)
 
     def cost(self, architecture: Architecture) -> dict[str, dict[str, Any]]:
-        """Target name -> cost summary; sees no image."""
-        return {name: report.summary() for name, report in self.reports(architecture).items()}
+        """Target name -> cost summary, with the calibrated latency where there is one; sees no image."""
+        costs = {name: report.summary() for name, report in self.reports(architecture).items()}
+        for name, latency in self.latencies.items():
+            costs[name] |= latency.summary(self._parts(architecture, self.targets[name]))
+        return costs
+
+    def _parts(self, architecture: Architecture, target: Target) -> list[PartCost]:
+        from nas.cost import part_costs
+        from search_spaces.parts import network_parts
+
+        parts = list(network_parts(architecture, self.data.num_classes, self.data.in_chans))
+        return part_costs(parts, architecture, target)
 
     def reports(self, architecture: Architecture) -> dict[str, CostReport]:
-        """Target name -> the whole cost report."""
+        """Target name -> the whole cost report of the plain cost model."""
         from nas.cost import cost_architecture
 
         classes, channels = self.data.num_classes, self.data.in_chans
         return {
             name: cost_architecture(architecture, target, classes, channels) for name, target in self.targets.items()
         }
+
+    def shown_reports(self, architecture: Architecture) -> dict[str, CostReport]:
+        """As `reports`, with the latency that the study used and what is known of it; rows stay the cost model's."""
+        from nas.latency import describe
+
+        costs = self.cost(architecture)
+        return {name: describe(report, costs[name]) for name, report in self.reports(architecture).items()}
 
     def evaluator(self, supernet: Supernet, weights: str) -> Evaluator:
         """What scores candidates with the shared weights."""
@@ -59,8 +78,10 @@ class Problem:
         return Evaluator(self.data, self.spec.evaluate, supernet, weights)
 
 
-def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None) -> Problem:
-    """Resolve every name of `spec`; decoded images are cached under `folder`. Raises UsageError."""
+def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: str | None = None) -> Problem:
+    """Resolve every name of `spec`; decoded images are cached under `folder`; calibrations are those of the database
+    at `url`, by default the one in `folder`. Raises UsageError.
+    """
     narrator = narrator or Narrator(quiet=True)
     spec = with_full_paths(spec)
     space = space_of(spec.space)
@@ -76,13 +97,15 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None) -> Pro
     space, barred = admissible_space(space, targets, spec.space.mixers)
     for note in barred:
         narrator.say(note)
+    spec, latencies = calibrated(spec, targets, folder, url, narrator)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
     data = load_images(spec, space, folder, narrator)
     for note in data.notes:
         narrator.say(note)
     own = [space.plugin.identity] if space.plugin else []
-    identity = spec.identity(data.identity, *map(_digest, targets.values()), *own)
-    return Problem(spec, space, targets, goal, data, identity)
+    fitted = [latency.identity for latency in latencies.values()]
+    identity = spec.identity(data.identity, *map(_digest, targets.values()), *own, *fitted)
+    return Problem(spec, space, targets, goal, data, identity, latencies)
 
 
 def _digest(target: Target) -> str:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from nas.latency import latency_claims
 from nas.objectives import OBJECTIVES, Axis
 from nas.study import Study
 from nas.trial import Trial
@@ -14,6 +15,7 @@ from nas.units import UNITS, shown_unit
 from search_spaces.architecture import Architecture
 
 _COSTS = ("latency_s", "energy_j", "peak_onchip_bytes", "weight_bytes", "dram_bytes", "macs", "params")
+_CALIBRATED = ("latency_expected_s", "latency_low_s", "latency_high_s", "calibration")
 
 
 def networks(study: Study) -> list[dict[str, Any]]:
@@ -28,11 +30,14 @@ def network(study: Study, trial: Trial) -> dict[str, Any]:
     accuracy, first = trial.accuracy or {}, trial.costs[study.goal.targets[0]]
     row: dict[str, Any] = {"trial": trial.number, "architecture": trial.architecture.to_dict()}
     row |= {"top1": trial.top1} | {f"top1_{key}": accuracy.get(key) for key in ("stderr", "samples", "kind")}
-    row |= {key: first[key] for key in _COSTS}
+    row |= {key: first[key] for key in (*_COSTS, *_CALIBRATED) if key in first}
     if (validation := study.validations.get(trial.number)) is not None:
         row["val_top1"] = validation["top1"]
         row |= {f"val_top1_{key}": validation[key] for key in ("stderr", "samples")}
-    row["targets"] = {target: {key: costs[key] for key in _COSTS} for target, costs in trial.costs.items()}
+    row["targets"] = {
+        target: {key: costs[key] for key in (*_COSTS, *_CALIBRATED) if key in costs}
+        for target, costs in trial.costs.items()
+    }
     return row
 
 
@@ -111,8 +116,11 @@ def claims(study: Study) -> list[str]:
     lines = [
         f"{len(study.trials)} trials, {scored} scored on images, {infeasible} infeasible; the front has "
         f"{len(study.front)} and covers {study.hypervolume:.1%} of the trade-off box.",
-        "Latency, energy and memory are predicted by the cost model, not measured.",
+        "Energy and memory are predicted by the cost model, not measured.",
     ]
+    if study.trials:
+        shown = study.front[0] if study.front else study.trials[0]
+        lines += latency_claims(shown.costs)
     if study.front and (accuracy := study.front[0].accuracy) is not None:
         lines.append(
             f"top-1: quantized, {accuracy['kind']}, on {accuracy['samples']} {accuracy['images']} images, "

@@ -54,7 +54,7 @@ def run_search(
     """
     narrator = narrator or Narrator(quiet=True)
     name = check_name(name) if name is not None else None
-    problem = pose(spec, folder, narrator)
+    problem = pose(spec, folder, narrator, url)
     with closing(Store(folder, url, create=True)) as store:
         study = _name_of_study(store, problem, config, name, narrator)
         narrator.say(f"study {study} in {store.folder}")

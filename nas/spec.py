@@ -114,6 +114,9 @@ class SearchSpec:
 
     trials: total wanted, over all runs of the study.
     batch: candidates that are proposed together; it shapes the search, whatever the number of workers.
+    risk: None for the expected latency; else the share of networks whose latency is to stay below the one shown.
+    calibrations: of the targets' latencies, by name (`npu_40tops#2`, or "none" for the plain cost model), one a
+        target; none given: the newest there are when the study begins.
     """
 
     trials: int = 100
@@ -123,6 +126,8 @@ class SearchSpec:
     objectives: tuple[str, ...] = ("top1", "latency")
     constraints: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("npu_40tops",)
+    risk: float | None = None
+    calibrations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ class StudySpec:
         take the place of the names: a moved folder is the same study, a changed file is another.
         """
         content = self.to_dict()
-        del content["search"]["trials"], content["train"]["checkpoint_every"]
+        del content["search"]["trials"], content["train"]["checkpoint_every"], content["search"]["calibrations"]
         if content["space"]["multiplex"] == 1:  # as studies without that entry were named
             del content["space"]["multiplex"]
         del content["data"]["source"], content["search"]["targets"]
@@ -324,6 +329,8 @@ def _check(spec: StudySpec, where: str) -> None:
         value = getattr(getattr(spec, section), key)
         if value < 0:
             raise UsageError(f"{where}: {section}.{key} must be 0 or more, but got {value}")
+    if spec.search.risk is not None and not 0.5 <= spec.search.risk <= 0.95:
+        raise UsageError(f"{where}: search.risk must lie between 0.5 and 0.95, but is {spec.search.risk:g}")
     if spec.data.limit is not None and spec.data.limit < 1:
         raise UsageError(f"{where}: data.limit must be at least 1, but got {spec.data.limit}")
     for rule in _broken_rules(spec.train):

@@ -106,8 +106,9 @@ def canonical(description: dict[str, Any]) -> str:
 
 def describe_part(part: NetworkPart) -> str:
     """The description of a part of a network: JSON."""
-    name, channels, size, *arguments = part.spec
-    return canonical({"part": name, "channels": channels, "size": size, "arguments": dict(arguments)})
+    name, source, channels, size, *arguments = part.spec
+    data = {"part": name, "channels": channels, "size": size, "arguments": dict(arguments)}
+    return canonical(data | ({"source": source} if source else {}))
 
 
 def describe_architecture(arch: Architecture, num_classes: int, in_chans: int = 3) -> str:
@@ -126,7 +127,7 @@ def described_part(description: str) -> NetworkPart:
         data = json.loads(description)
         cls, channels, size = PART_CLASSES[data["part"]], int(data["channels"]), int(data["size"])
         arguments = dict(data["arguments"])
-        spec = (data["part"], channels, size, *sorted(arguments.items()))
+        spec = (data["part"], str(data.get("source", "")), channels, size, *sorted(arguments.items()))
         with torch.device("meta"):
             cls(**arguments)
     except (KeyError, TypeError, ValueError) as error:

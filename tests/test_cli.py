@@ -65,7 +65,7 @@ def test_search_prints_the_front_and_what_to_type_next(nas, folder, tmp_path):
     status, out, err = nas("search", "--config", config, "--dir", folder)
     assert status == 0
     assert "top-1 %" in out
-    assert "predicted by the cost model, not measured" in out
+    assert "uncalibrated: as the cost model predicts it, not measured" in out
     assert f"nas export --dir {folder} --study " in out
     assert "continuing: 6 of 6 trials are done" in err
     assert "searching" not in out

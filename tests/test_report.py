@@ -90,7 +90,7 @@ def test_the_table_says_what_its_figures_are(study):
     assert "latency @npu_b ms" in table
     assert "70.0 ±1.0" in table
     assert "6 trials, 5 scored on images, 2 infeasible" in table
-    assert "predicted by the cost model, not measured" in table
+    assert "uncalibrated: as the cost model predicts it, not measured" in table
     assert "one-shot, on 900 search images" in table
     assert "500 validation images" in table
     assert "flatters top-1 by +4.0 points" in table

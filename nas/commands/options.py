@@ -58,6 +58,7 @@ SPEC_ENTRIES = {
     "seed": "search.seed",
     "objectives": "search.objectives",
     "constraints": "search.constraints",
+    "risk": "search.risk",
 }
 """Parameter of a command -> the entry of the study's TOML that it replaces."""
 

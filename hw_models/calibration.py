@@ -1,0 +1,207 @@
+"""A calibration as plain data, and what it makes of the cost model: the latency of parts and networks, with bounds.
+
+What is stored are the samples and the choices that were made of them, never a model: the same numbers come back by
+fitting again, and a check says whether they did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.estimate import PartCost, network_overhead_s, streamed_share
+from hw_models.factors import FactorPrior
+from hw_models.families import COLUMNS, FEATURES, NETWORK, Units, part_units
+from hw_models.predictor import LEVEL, Additive, Blend, Choice, Predictor, fit_predictor, refit_predictor
+from hw_models.samples import Samples
+from hw_models.target import Target
+from hw_models.transfer import Transfer, kin
+
+Array = NDArray[np.float64]
+
+REPRODUCED = 1e-4
+"""Relative difference at which a calibration that was fitted again counts as the same."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds: the best guess, and the ends of the interval that holds 90 percent."""
+
+    seconds: float
+    low_s: float
+    high_s: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How predictions of one target are made. JSON both ways.
+
+    kind: "measured", or "transferred" from other devices when it was measured too little. content: what it is made
+    of; for "measured" samples, choices and held-out predictions, for both the prior. about: one line for people.
+    """
+
+    target: str
+    kind: str
+    about: str
+    content: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def identity(self) -> str:
+        """Twelve hexadecimal digits of everything that decides a figure."""
+        text = json.dumps([self.target, self.kind, self.content], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
+        return cls(str(data["target"]), str(data["kind"]), str(data["about"]), dict(data["content"]))
+
+    def model(self, target: Target) -> CalibratedLatency:
+        """What computes with it. Raises ValueError when fitting again gives other numbers than were stored."""
+        prior = _prior(self.content["prior"])
+        if self.kind == "transferred":
+            errors = np.array(self.content["log_errors"])
+            return CalibratedLatency(target, Blend((Additive(np.exp(prior.mean), np.zeros(0)),), (1.0,)), errors=errors)
+        samples = _samples(self.content["samples"])
+        choices = [Choice.from_dict(choice) for choice in self.content["choices"]]
+        predictor = refit_predictor(samples, choices[0], choices[1:], prior)
+        stored = np.array(self.content["held_out_s"])
+        if not np.allclose(predictor.held_out_s, stored, rtol=REPRODUCED):
+            off = float(np.abs(predictor.held_out_s / stored - 1).max())
+            raise ValueError(
+                f"the calibration of {self.target} cannot be reproduced by this version ({off:.1%} off): make a new "
+                f"one with `nas calibrate --target {self.target}`"
+            )
+        return CalibratedLatency(target, predictor.blend, predictor=predictor)
+
+
+def measured_calibration(
+    target: str, about: str, samples: Samples, prior: FactorPrior
+) -> tuple[Calibration, Predictor]:
+    """Fit the samples of a target. Raises as `fit_predictor`."""
+    predictor = fit_predictor(samples, prior)
+    content = {
+        "prior": _prior_data(prior),
+        "samples": _samples_data(samples),
+        "choices": [choice.to_dict() for choice in (predictor.choice, *predictor.fold_choices)],
+        "held_out_s": predictor.held_out_s.tolist(),
+    }
+    return Calibration(target, "measured", about, content), predictor
+
+
+def transferred_calibration(target: str, known: Transfer) -> Calibration:
+    """Factors of other devices alone."""
+    devices = ", ".join(kin(target, known.sources)[:3])
+    more = len(kin(target, known.sources)) - 3
+    about = (
+        f"no measurement of {target}: family factors transferred from {devices}"
+        + (f" and {more} more" if more > 0 else "")
+        + f"; 90 percent interval a factor {np.exp(known.log_spread):.2g} either way"
+    )
+    content = {"prior": _prior_data(known.prior), "log_errors": [round(float(error), 4) for error in known.log_errors]}
+    return Calibration(target, "transferred", about, content)
+
+
+class CalibratedLatency:
+    """Latencies of networks as sums over parts, each distinct part evaluated once."""
+
+    def __init__(
+        self, target: Target, blend: Blend, predictor: Predictor | None = None, errors: Array | None = None
+    ) -> None:
+        """predictor: of a measured target; errors: log errors seen on other devices, of a transferred one."""
+        self.target, self._blend, self._predictor = target, blend, predictor
+        self._errors = np.zeros(0) if errors is None else errors
+        self._parts: dict[int, tuple[PartCost, Array]] = {}
+
+    @property
+    def _blends(self) -> tuple[Blend, ...]:
+        return (self._blend, *(self._predictor.fold_blends if self._predictor else ()))
+
+    def part_s(self, part: PartCost) -> Array:
+        """[2, 1 + folds] seconds with resident and with streamed weights, of the whole fit and of every fold's."""
+        found = self._parts.get(id(part))
+        if found is None:  # keeping the part keeps its id from being given to another
+            ends = [part_units(part, share) for share in (0.0, 1.0)]
+            seconds = np.array([[blend.unit_s(units).sum() for blend in self._blends] for units in ends])
+            found = self._parts[id(part)] = (part, seconds)
+        return found[1]
+
+    @cached_property
+    def start_factors(self) -> Array:
+        """[1 + folds] factors on what a network pays besides its parts."""
+        start = Units(np.array([NETWORK]), np.ones(1), np.zeros((1, len(FEATURES))), ("",))
+        return np.array([float(blend.unit_s(start)[0]) for blend in self._blends])
+
+    def network_s(self, parts: Sequence[PartCost]) -> Array:
+        """[1 + folds] seconds of a whole network."""
+        share = streamed_share(sum(part.weight_bytes for part in parts), self.target)
+        ends = np.sum([self.part_s(part) for part in parts], axis=0)
+        start_s = network_overhead_s(parts[0].input_bytes + parts[-1].output_bytes, self.target)
+        return (1 - share) * ends[0] + share * ends[1] + start_s * self.start_factors
+
+    def latency(self, parts: Sequence[PartCost]) -> Latency:
+        """Of a whole network."""
+        seconds = self.network_s(parts)
+        low, high = self.interval(seconds)
+        return Latency(float(seconds[0]), low, high)
+
+    def interval(self, seconds: Array, level: float = LEVEL) -> tuple[float, float]:
+        """Ends for a thing that the fits give `seconds` [1 + folds]."""
+        if self._predictor is not None:
+            low, high = self._predictor.interval_of(seconds[1:, None], level)
+            return min(float(low[0]), float(seconds[0])), max(float(high[0]), float(seconds[0]))
+        factor = float(np.exp(np.quantile(np.abs(self._errors), level)))
+        return float(seconds[0]) / factor, float(seconds[0]) * factor
+
+    def upper(self, seconds: Array, risk: float) -> float:
+        """Seconds that a share `risk` of such networks stays below."""
+        if self._predictor is not None:
+            return float(self._predictor.upper_of(seconds[1:, None], risk)[0])
+        return float(seconds[0] * np.exp(np.quantile(self._errors, risk)))
+
+
+def _prior_data(prior: FactorPrior) -> dict[str, Any]:
+    return {
+        "columns": list(COLUMNS),
+        "mean": prior.mean.tolist(),
+        "spread": prior.spread.tolist(),
+        "scale_spread": prior.scale_spread,
+        "format_spread": prior.format_spread,
+    }
+
+
+def _prior(data: Mapping[str, Any]) -> FactorPrior:
+    if tuple(data["columns"]) != COLUMNS:
+        raise ValueError("this calibration knows other kernel families than this version: make a new one")
+    return FactorPrior(np.array(data["mean"]), np.array(data["spread"]), data["scale_spread"], data["format_spread"])
+
+
+def _samples_data(samples: Samples) -> dict[str, Any]:
+    units = samples.units
+    return {
+        "features_are": list(FEATURES),
+        "column": units.column.tolist(),
+        "seconds": units.seconds.tolist(),
+        "features": units.features.tolist(),
+        "owner": samples.owner.tolist(),
+        "measured_s": samples.measured_s.tolist(),
+    }
+
+
+def _samples(data: Mapping[str, Any]) -> Samples:
+    if tuple(data["features_are"]) != FEATURES:
+        raise ValueError("this calibration knows other kernel features than this version: make a new one")
+    count = len(data["seconds"])
+    features = np.array(data["features"]).reshape(count, len(FEATURES))
+    units = Units(np.array(data["column"], dtype=np.intp), np.array(data["seconds"]), features, ("",) * count)
+    none = np.zeros((len(data["measured_s"]), 0))
+    return Samples(units, np.array(data["owner"], dtype=np.intp), np.array(data["measured_s"]), none, none)

@@ -1,0 +1,241 @@
+"""`nas calibrate`: from measurements of a target to predictions that agree with them, and what is known of how well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models import Target, estimate_part
+from hw_models.calibration import Calibration, measured_calibration, transferred_calibration
+from hw_models.estimate import streamed_share
+from hw_models.factors import FactorPrior
+from hw_models.families import COLUMNS, Units, network_units, part_units
+from hw_models.measurements import AGREEMENT, Measurement, MeasurementError, list_packs, load_pack
+from hw_models.predictor import LEAST_SAMPLES, LEVEL, Predictor
+from hw_models.samples import Samples
+from hw_models.transfer import Transfer, published_factors, transfer
+from nas.bits import put_precision
+from nas.calibrations import CalibrationStore, Stored
+from nas.correlation import spearman
+from nas.errors import UsageError
+from nas.measure.records import MeasurementStore
+from nas.problem import find_target
+from nas.progress import Narrator
+from nas.store import Store
+from nas.subjects import measured_workload
+
+Array = NDArray[np.float64]
+
+COSTED = {"bf16": "fp16", "w16a16": "w8a16"}
+"""Precision of a measurement -> the nearest that the cost model knows."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a calibration came to. stored: None when there was nothing to learn from, and why is in `report`."""
+
+    stored: Stored | None
+    report: dict[str, Any]
+
+
+def run_calibration(target_name: str, folder: Path, url: str | None, narrator: Narrator) -> Outcome:
+    """Calibrate a target with all its measurements, in the database and in packs, and store it as the newest.
+
+    With fewer measurements than are needed, family factors of other devices of its kind take their place, and where
+    there are none the target stays uncalibrated; either is said. Raises UsageError for an unknown target and for
+    measurements that contradict each other.
+    """
+    target = find_target(target_name)
+    known = transfer(target.name, published_factors())
+    with closing(Store(folder, url, create=True)) as store:
+        records = gather(target.name, MeasurementStore(store), narrator)
+        calibrations = CalibrationStore(store)
+        if len(records) < LEAST_SAMPLES:
+            return _too_few(target, records, known, calibrations, narrator)
+        with narrator.bar("reading measurements") as update:
+            things = []
+            for number, record in enumerate(records):
+                update(number, len(records), record.subject)
+                things.append(record_units(record, target))
+        samples = Samples.of(things, [record.latency_s for record in records])
+        prior = known.prior if known is not None else FactorPrior.of_cost_model()
+        narrator.say(f"fitting {len(records)} measurements of {target.name}")
+        calibration, predictor = measured_calibration(target.name, _about(records), samples, prior)
+        report = scores(records, samples, predictor)
+        return Outcome(calibrations.put(calibration, report), report)
+
+
+def _too_few(
+    target: Target,
+    records: Sequence[Measurement],
+    known: Transfer | None,
+    calibrations: CalibrationStore,
+    narrator: Narrator,
+) -> Outcome:
+    count = len(records)
+    have = f"{target.name} has {count} measurement{'s' * (count != 1)}, a calibration needs at least {LEAST_SAMPLES}"
+    report: dict[str, Any] = {"target": target.name, "samples": count, "needed": LEAST_SAMPLES}
+    if known is None:
+        narrator.warn(f"{have}, and no other {target.name}-like device is known: its latency stays the cost model's")
+        return Outcome(None, report | {"about": f"{have}: uncalibrated, as the cost model predicts"})
+    narrator.warn(f"{have}: they are not used; family factors of other devices scale the cost model instead")
+    calibration: Calibration = transferred_calibration(target.name, known)
+    stored = calibrations.put(calibration, report)
+    return Outcome(stored, report | {"about": calibration.about, "interval_factor": float(np.exp(known.log_spread))})
+
+
+def gather(target: str, measured: MeasurementStore, narrator: Narrator) -> list[Measurement]:
+    """A target's measurements: the database's, then those of packs that it does not have.
+
+    Packs of other software than the database's are left out, and so are their values where the database disagrees;
+    both are said. Raises UsageError when the database itself mixes software or contradicts itself.
+    """
+    own = measured.of(target)
+    _check_software(own, measured.url)
+    found = {record.thing: record for record in own}
+    for name in list_packs():
+        try:
+            pack = [record for record in load_pack(name) if record.target == target]
+        except MeasurementError as error:
+            raise UsageError(str(error)) from error
+        if not pack:
+            continue
+        theirs, ours = _software(pack[0]), _software(own[0]) if own else _software(pack[0])
+        if theirs != ours:
+            narrator.warn(
+                f"the pack {name} was measured with {theirs}, the database's measurements of {target} with {ours}: "
+                "times of different software do not mix, and the pack is left out"
+            )
+            continue
+        contradicted = []
+        for record in pack:
+            before = found.setdefault(record.thing, record)
+            low, high = sorted((before.latency_s, record.latency_s))
+            if high - low > AGREEMENT * high:
+                contradicted.append(record)
+        if contradicted:
+            first = contradicted[0]
+            narrator.warn(
+                f"{len(contradicted)} measurements of the pack {name} are more than {AGREEMENT:.0%} off the database's "
+                f"({first.subject} in {first.precision} first): the database's are used"
+            )
+    return list(found.values())
+
+
+def _software(record: Measurement) -> str:
+    return f"{record.runtime} {record.runtime_version}".strip() or "an unnamed runtime"
+
+
+def _check_software(records: Sequence[Measurement], url: str) -> None:
+    counts: dict[str, int] = {}
+    for record in records:
+        counts[_software(record)] = counts.get(_software(record), 0) + 1
+    if len(counts) > 1:
+        listed = ", ".join(f"{count} with {name}" for name, count in counts.items())
+        raise UsageError(
+            f"measurements of {records[0].target} in {url} come from different software ({listed}): they do not mix; "
+            "measure or import again with --replace"
+        )
+
+
+def record_units(record: Measurement, target: Target) -> Units:
+    """What was measured, as pieces of predicted time. A block was timed inside a chain: without a network's start."""
+    workload = put_precision(measured_workload(record), COSTED.get(record.precision, record.precision))
+    if record.kind == "network":
+        return network_units([estimate_part(workload, target)], target)
+    part = estimate_part(workload, target, (False, False))
+    return part_units(part, streamed_share(part.weight_bytes, target))
+
+
+def _about(records: Sequence[Measurement]) -> str:
+    networks = sum(record.kind == "network" for record in records)
+    return f"{len(records) - networks} blocks and {networks} networks measured with {_software(records[0])}"
+
+
+def scores(records: Sequence[Measurement], samples: Samples, predictor: Predictor) -> dict[str, Any]:
+    """How well predictions agree with measurements that they were made without."""
+    errors = predictor.log_errors
+    within = np.abs(predictor.held_out_s / samples.measured_s - 1) <= AGREEMENT
+    low, high = predictor.interval(samples)
+    report: dict[str, Any] = {
+        "target": records[0].target,
+        "samples": len(records),
+        "about": _about(records),
+        "model": str(predictor.choice),
+        "spearman": spearman(predictor.held_out_s, samples.measured_s),
+        "within_10_percent": float(within.mean()),
+        "mean_absolute_log_error": float(np.abs(errors).mean()),
+        "interval_coverage": coverage(predictor),
+        "interval_factor": float(np.median(np.sqrt(high / low))),
+        "uncalibrated_spearman": spearman(samples.prior_s, samples.measured_s),
+        "uncalibrated_within_10_percent": float((np.abs(samples.prior_s / samples.measured_s - 1) <= AGREEMENT).mean()),
+    }
+    for precision in dict.fromkeys(record.precision for record in records):
+        own = np.array([record.precision == precision for record in records])
+        report[f"within_10_percent_{precision}"] = float(within[own].mean())
+    order = np.argsort(-np.abs(errors))[:5]
+    report["worst"] = [
+        _named(records[index]) | {"measured_over_predicted": float(np.exp(errors[index]))} for index in order
+    ]
+    report["worst_have_in_common"] = in_common(samples, errors)
+    return report
+
+
+def _named(record: Measurement) -> dict[str, Any]:
+    described = record.described().get("arguments", {}) if record.kind == "block" else {}
+    name = f"{described.get('mixer', '')}{described.get('kernel') or ''}" or record.subject
+    return {"subject": record.subject, "name": name, "input_size": record.input_size, "precision": record.precision}
+
+
+def coverage(predictor: Predictor) -> float:
+    """Share of samples that lie within intervals made of the errors of other folds' samples."""
+    errors = np.abs(predictor.log_errors)
+    inside = []
+    for fold in range(len(predictor.fold_blends)):
+        others, own = errors[predictor.fold_of != fold], errors[predictor.fold_of == fold]
+        rank = min(len(others) - 1, int(np.ceil(LEVEL * (len(others) + 1))) - 1)
+        inside.extend(own <= np.sort(others)[rank])
+    return float(np.mean(inside))
+
+
+def in_common(samples: Samples, log_errors: Array) -> str:
+    """Where the worst fifth spends more of its time than the rest, and which way it is off."""
+    worst = np.abs(log_errors) >= np.quantile(np.abs(log_errors), 0.8)
+    share = samples.columns_s / samples.prior_s[:, None]
+    excess = share[worst].mean(axis=0) - share[~worst].mean(axis=0)
+    column = int(np.argmax(excess))
+    side = "slower" if np.median(log_errors[worst]) > 0 else "faster"
+    return (
+        f"the worst fifth spends {share[worst, column].mean():.0%} of its predicted time in {COLUMNS[column]} "
+        f"(the rest {share[~worst, column].mean():.0%}) and is mostly {side} than predicted"
+    )
+
+
+def calibration_text(outcome: Outcome, where: str = "") -> str:
+    """The report in lines for a person. where: options that lead to the same database."""
+    report, stored = outcome.report, outcome.stored
+    if stored is None:
+        return str(report["about"])
+    lines = [f"calibration {stored.name}: {report['about']}"]
+    if stored.calibration.kind == "measured":
+        lines += [
+            f"model: {report['model']}",
+            f"held out: Spearman {report['spearman']:.3f}, within 10 percent {report['within_10_percent']:.0%}, mean "
+            f"error {report['mean_absolute_log_error']:.1%}",
+            f"uncalibrated: Spearman {report['uncalibrated_spearman']:.3f}, within 10 percent "
+            f"{report['uncalibrated_within_10_percent']:.0%}",
+            f"90 percent intervals: a factor {report['interval_factor']:.2f} either way, held "
+            f"{report['interval_coverage']:.0%} of the held-out",
+            report["worst_have_in_common"],
+        ]
+        for row in report["worst"]:
+            ratio = row["measured_over_predicted"]
+            lines.append(f"  {row['name']} at {row['input_size']} in {row['precision']}: {ratio:.2f} x predicted")
+    lines.append(f"`nas search --target {report['target']}{where}` uses it from now on")
+    return "\n".join(lines)

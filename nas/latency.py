@@ -1,0 +1,138 @@
+"""The latency that steers a search: a target's newest calibration where it has one, else the cost model's; and it says
+which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.errors import UsageError
+from nas.progress import Narrator
+from nas.spec import StudySpec
+from nas.units import SECONDS, format_quantity
+
+if TYPE_CHECKING:
+    from hw_models import CostReport, PartCost, Target
+    from hw_models.calibration import CalibratedLatency
+    from nas.calibrations import Stored
+
+PLAIN = "none"
+"""Name, in a study's settings, of the cost model without calibration."""
+
+UNCALIBRATED = "uncalibrated: as the cost model predicts it, not measured"
+
+
+@dataclass(frozen=True)
+class TargetLatency:
+    """A target's calibrated latency. risk: as in `SearchSpec`."""
+
+    stored: Stored
+    model: CalibratedLatency
+    risk: float | None
+
+    @property
+    def identity(self) -> str:
+        """What of it decides a figure."""
+        return f"{self.stored.calibration.identity} {self.risk}"
+
+    def summary(self, parts: Sequence[PartCost]) -> dict[str, Any]:
+        """Entries of a cost summary: what replaces the cost model's latency, its interval, and where it is from."""
+        seconds = self.model.network_s(parts)
+        low_s, high_s = self.model.interval(seconds)
+        shown_s = float(seconds[0]) if self.risk is None else self.model.upper(seconds, self.risk)
+        return {
+            "latency_s": shown_s,
+            "latency_expected_s": float(seconds[0]),
+            "latency_low_s": low_s,
+            "latency_high_s": high_s,
+            "calibration": self.about,
+        }
+
+    @property
+    def about(self) -> str:
+        kind = f"calibration {self.stored.name}: {self.stored.calibration.about}"
+        return kind if self.risk is None else f"{kind}; shown is what {self.risk:.0%} of latencies stay below"
+
+
+def calibrated(
+    spec: StudySpec, targets: Mapping[str, Target], folder: Path, url: str | None, narrator: Narrator
+) -> tuple[StudySpec, dict[str, TargetLatency]]:
+    """(the spec with the calibrations it uses by name, target name -> calibrated latency).
+
+    Raises UsageError when a named calibration is missing, or a risk is asked for without one.
+    """
+    risk, wanted = spec.search.risk, spec.search.calibrations
+    found = _find(wanted, targets, folder, url)
+    latencies = {}
+    for name in targets:
+        stored = found.get(name)
+        if stored is None:
+            if risk is not None:
+                raise UsageError(
+                    f"--risk needs to know how far the latency of {name} is off: run `nas calibrate --target {name}` "
+                    "first"
+                )
+            narrator.say(f"latency on {name} is {UNCALIBRATED} (`nas calibrate --target {name}`)")
+            continue
+        try:
+            model = stored.calibration.model(targets[name])
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        latencies[name] = TargetLatency(stored, model, risk)
+        narrator.say(f"latency on {name}: {latencies[name].about}")
+    names = tuple(latencies[name].stored.name if name in latencies else PLAIN for name in targets)
+    return replace(spec, search=replace(spec.search, calibrations=names)), latencies
+
+
+def _find(wanted: Sequence[str], targets: Mapping[str, Target], folder: Path, url: str | None) -> dict[str, Stored]:
+    """Target name -> calibration: those named, or the newest. Makes no database where there is none."""
+    if wanted and len(wanted) != len(targets):
+        raise UsageError(
+            f"search.calibrations must name one a target, or '{PLAIN}': there are {len(targets)} targets, but "
+            f"{len(wanted)} calibrations"
+        )
+    if all(name == PLAIN for name in wanted) and wanted:
+        return {}
+    if url is None and not (folder / "nas.db").exists() and not wanted:
+        return {}
+    from nas.calibrations import CalibrationStore
+    from nas.store import Store
+
+    with closing(Store(folder, url, create=True)) as store:
+        calibrations = CalibrationStore(store)
+        if wanted:
+            pairs = zip(targets, wanted, strict=True)
+            return {target: calibrations.named(name) for target, name in pairs if name != PLAIN}
+        newest = {target: calibrations.newest(target) for target in targets}
+    return {target: stored for target, stored in newest.items() if stored is not None}
+
+
+def describe(report: CostReport, summary: Mapping[str, Any]) -> CostReport:
+    """A cost report with the latency of a cost summary, and in `accuracy` where that is from."""
+    if "calibration" not in summary:
+        return replace(report, accuracy=f"{UNCALIBRATED}; {report.accuracy}")
+    return replace(
+        report, latency_s=summary["latency_s"], accuracy=f"{interval_text(summary)}; {summary['calibration']}"
+    )
+
+
+def interval_text(summary: Mapping[str, Any]) -> str:
+    low, high = (format_quantity(summary[key], SECONDS) for key in ("latency_low_s", "latency_high_s"))
+    return f"90 percent interval {low} to {high}"
+
+
+def latency_claims(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the latencies of a trial's costs are, a line per target."""
+    lines = []
+    for target, summary in costs.items():
+        if "calibration" in summary:
+            lines.append(
+                f"Latency on {target} is predicted by {summary['calibration']}; e.g. {interval_text(summary)}."
+            )
+        else:
+            lines.append(f"Latency on {target} is {UNCALIBRATED} (`nas calibrate --target {target}`).")
+    return lines

@@ -1,0 +1,148 @@
+"""Which measurements a calibration would gain most from: those whose latency is least sure, one after the other.
+
+The log latency of a block is modelled as in the factor fit: shares of its predicted time, times log factors whose prior
+spreads are known, plus a kernel's features with spreads of their own. Each measurement shrinks what is not known; the
+next is the block whose prediction is then least sure (sequential D-optimal design; Fedorov, "Theory of Optimal
+Experiments", 1972, section 2.5).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models import Target
+from hw_models.factors import COLUMN_SPREAD, SCALE_SPREAD
+from hw_models.families import COLUMNS, FEATURES, Units
+from hw_models.measurements import Measurement
+from nas.calibrate import record_units
+from nas.errors import UsageError
+from nas.measure.ask import IN_CHANS, NUM_CLASSES
+from nas.measure.design import part_pool
+from nas.measure.plan import COLUMNS as PLAN_COLUMNS
+from nas.measure.records import MeasurementStore
+from nas.problem import find_target
+from nas.store import Store
+from nas.subjects import Subject, part_subject
+from search_spaces import load_space
+
+Array = NDArray[np.float64]
+
+POOL = 300
+"""Distinct blocks of the space among which is chosen."""
+
+FEATURE_SPREAD, NOISE = 0.15, 0.05
+"""How far a feature bends the log time of a kernel, and how far a measurement scatters: estimated."""
+
+
+def suggest(
+    target_name: str,
+    count: int,
+    folder: Path,
+    url: str | None,
+    *,
+    space: str = "metaformer",
+    preset: str = "mobile",
+    precisions: Sequence[str] = ("w8a8",),
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """The `count` blocks worth most, best first: columns of the table that `nas measure import` takes, and
+    `uncertainty`, the standard deviation of the log latency before each is measured.
+
+    Raises UsageError for an unknown target, space or precision.
+    """
+    if count < 1:
+        raise UsageError(f"--suggest must be at least 1, but is {count}")
+    target = find_target(target_name)
+    try:
+        made = load_space(space, preset=preset)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    with closing(Store(folder, url, create=True)) as store:
+        known = MeasurementStore(store).of(target.name)
+    if not precisions:
+        raise UsageError("name at least one precision")
+    subjects = [part_subject(part) for part in part_pool(made, POOL, seed, NUM_CLASSES, IN_CHANS)]
+    candidates = [(subject, precision) for subject in subjects for precision in precisions]
+    have = {(record.subject, record.precision) for record in known}
+    candidates = [(subject, precision) for subject, precision in candidates if (subject.name, precision) not in have]
+    try:
+        points = np.array([_point(_as_record(subject, p, target.name), target) for subject, p in candidates])
+    except KeyError as error:
+        raise UsageError(f"unknown precision {error}") from error
+    seen = np.array([_point(record, target) for record in known]).reshape(len(known), len(COLUMNS) + len(FEATURES))
+    chosen = least_sure(points, seen, count)
+    return [_row(*candidates[index], sigma) for index, sigma in chosen]
+
+
+def least_sure(points: Array, seen: Array, count: int) -> list[tuple[int, float]]:
+    """(row of `points`, standard deviation of its log latency) of the `count` chosen, after `seen` [any, width]."""
+    spread = np.array([COLUMN_SPREAD] * len(COLUMNS) + [FEATURE_SPREAD] * len(FEATURES))
+    covariance = np.diag(spread**2)
+    covariance[: len(COLUMNS), : len(COLUMNS)] += SCALE_SPREAD**2  # the device as a whole
+    for point in seen:
+        covariance = _after(covariance, point)
+    chosen: list[tuple[int, float]] = []
+    taken = np.zeros(len(points), dtype=bool)
+    for _ in range(min(count, len(points))):
+        variance = np.einsum("ij,jk,ik->i", points, covariance, points)
+        variance[taken] = -1
+        best = int(np.argmax(variance))
+        taken[best] = True
+        chosen.append((best, float(np.sqrt(max(variance[best], 0.0)))))
+        covariance = _after(covariance, points[best])
+    return chosen
+
+
+def _after(covariance: Array, point: Array) -> Array:
+    """What is not known after one measurement."""
+    seen = covariance @ point
+    return covariance - np.outer(seen, seen) / (point @ seen + NOISE**2)
+
+
+def _point(record: Measurement, target: Target) -> Array:
+    """Shares of the predicted time by column, and its kernels' mean features."""
+    units: Units = record_units(record, target)
+    share = units.seconds / units.seconds.sum()
+    return np.concatenate([np.bincount(units.column, share, len(COLUMNS)), share @ units.features])
+
+
+def _as_record(subject: Subject, precision: str, target: str) -> Measurement:
+    return subject.record(target, precision, 1.0)
+
+
+def _row(subject: Subject, precision: str, sigma: float) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(PLAN_COLUMNS, "")
+    row |= {"model": subject.name, "kind": subject.kind, "input_size": subject.input_size, "batch": 1}
+    return row | {"precision": precision, "description": subject.description, "uncertainty": round(sigma, 4)}
+
+
+def suggestion_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The table to fill in: `nas measure import` takes it back."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [*PLAN_COLUMNS], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def suggestion_text(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per block."""
+    lines = []
+    for row in rows:
+        subject = Subject(row["model"], row["kind"], row["input_size"], row["description"])
+        described = subject.record("any", row["precision"], 1.0).described()
+        arguments = described.get("arguments", {})
+        what = f"{arguments.get('mixer', described['part'])}{arguments.get('kernel') or ''}"
+        lines.append(
+            f"{row['model']}  {what:<14} {described['channels']} channels at {row['input_size']} in {row['precision']}"
+            f"  (now known to {row['uncertainty']:.0%})"
+        )
+    return "\n".join(lines)

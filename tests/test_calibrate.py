@@ -1,0 +1,232 @@
+"""`nas calibrate` on blocks of the space: what it learns, stores, refuses, and what a search makes of it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_study import small_spec
+
+from hw_models import load_target
+from hw_models.calibration import Calibration
+from hw_models.families import COLUMNS, FEATURES
+from hw_models.measurements import read_measurements
+from nas.calibrate import calibration_text, gather, record_units, run_calibration
+from nas.calibrations import CalibrationStore
+from nas.cost import part_costs
+from nas.errors import UsageError
+from nas.latency import calibrated
+from nas.measure.design import part_pool
+from nas.measure.records import MeasurementStore
+from nas.problem import pose
+from nas.progress import Narrator
+from nas.report import front_table, networks
+from nas.search import run_search
+from nas.spec import to_toml
+from nas.store import Store
+from nas.subjects import part_subject
+from nas.suggest import least_sure, suggest, suggestion_csv
+from search_spaces import load_space
+from search_spaces.parts import network_parts
+
+TARGET, SLOWER = "npu_40tops", 3.0
+
+
+class Heard(Narrator):
+    """A narrator whose words can be asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def records():
+    """Sixteen blocks of a device that is three times as slow as the cost model says, measured to 3 percent."""
+    rng = np.random.default_rng(0)
+    target = load_target(TARGET)
+    found = []
+    for part in part_pool(load_space("metaformer", preset="small"), 16, 0, 10, 3)[:16]:
+        record = part_subject(part).record(TARGET, "w8a8", 1.0, runtime="made up", runtime_version="1")
+        seconds = SLOWER * record_units(record, target).seconds.sum() * np.exp(0.03 * rng.standard_normal())
+        found.append(replace(record, latency_s=float(seconds)))
+    return found
+
+
+def put(folder, records):
+    with closing(Store(folder, create=True)) as store:
+        MeasurementStore(store).put(records)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, records):
+    """A folder whose target is calibrated."""
+    where = put(tmp_path_factory.mktemp("calibrated"), records)
+    outcome = run_calibration(TARGET, where, None, Narrator(quiet=True))
+    assert outcome.stored is not None
+    return where
+
+
+def newest(folder):
+    with closing(Store(folder)) as store:
+        return CalibrationStore(store).newest(TARGET)
+
+
+def test_what_was_learned_is_reported(folder, records):
+    outcome = run_calibration(TARGET, folder, None, Narrator(quiet=True))
+    report = outcome.report
+    assert report["samples"] == len(records)
+    assert report["spearman"] > 0.95
+    assert report["within_10_percent"] > 0.7 > report["uncalibrated_within_10_percent"]
+    assert 1 < report["interval_factor"] < 2
+    assert 0.7 <= report["interval_coverage"] <= 1
+    text = calibration_text(outcome)
+    for words in ("held out: Spearman", "16 blocks and 0 networks measured with made up 1", "the worst fifth"):
+        assert words in text
+    json.dumps(report)
+
+
+def test_the_same_measurements_are_the_same_version(folder):
+    before = newest(folder)
+    again = run_calibration(TARGET, folder, None, Narrator(quiet=True)).stored
+    assert before is not None
+    assert again is not None
+    assert (again.version, again.calibration.identity) == (before.version, before.calibration.identity)
+
+
+def test_a_stored_calibration_predicts_networks_it_never_saw(folder):
+    stored = newest(folder)
+    target = load_target(TARGET)
+    model = Calibration.from_dict(json.loads(json.dumps(stored.calibration.to_dict()))).model(target)
+    space = load_space("metaformer", preset="small")
+    for seed in range(3):
+        arch = space.decode(space.sample(np.random.default_rng(seed)))
+        parts = part_costs(list(network_parts(arch, 10)), arch, target)
+        latency = model.latency(parts)
+        assert latency.low_s <= latency.seconds <= latency.high_s
+        seconds = model.network_s(parts)
+        uppers = [model.upper(seconds, risk) for risk in (0.5, 0.7, 0.9)]
+        assert uppers == sorted(uppers)
+        blocks = sum(record_s for record_s in (model.part_s(part)[0, 0] for part in parts))
+        assert blocks > 2 * sum(part.latency_s[0] for part in parts)
+
+
+def test_a_calibration_that_cannot_be_reproduced_is_refused(folder):
+    calibration = newest(folder).calibration
+    changed = dict(calibration.content) | {"held_out_s": [2 * s for s in calibration.content["held_out_s"]]}
+    with pytest.raises(ValueError, match="cannot be reproduced by this version"):
+        replace(calibration, content=changed).model(load_target(TARGET))
+
+
+def test_too_few_measurements_are_said_and_not_used(tmp_path, records):
+    heard = Heard()
+    outcome = run_calibration(TARGET, put(tmp_path, records[:6]), None, heard)
+    assert outcome.stored is not None
+    assert outcome.stored.calibration.kind == "transferred"
+    assert outcome.report["needed"] == 10
+    assert any("has 6 measurements, a calibration needs at least 10: they are not used" in said for said in heard.said)
+    assert "90 percent interval a factor" in calibration_text(outcome)
+
+
+def test_without_kin_a_target_stays_uncalibrated_loudly(tmp_path):
+    heard = Heard()
+    outcome = run_calibration("mcu_320kb", tmp_path, None, heard)
+    assert outcome.stored is None
+    assert "uncalibrated" in calibration_text(outcome)
+    assert any("its latency stays the cost model's" in said for said in heard.said)
+
+
+def test_software_does_not_mix(tmp_path, records):
+    other = replace(records[0], subject="block:other", runtime_version="2")
+    with pytest.raises(UsageError, match=r"16 with made up 1, 1 with made up 2\): they do not mix"):
+        run_calibration(TARGET, put(tmp_path, [*records, other]), None, Narrator(quiet=True))
+
+
+@pytest.mark.parametrize(("version", "used"), [("1", 16), ("2", 16)])
+def test_packs_give_way_to_the_database(tmp_path, monkeypatch, records, version, used):
+    pack = [replace(record, runtime_version=version, latency_s=2 * record.latency_s) for record in records[:3]]
+    monkeypatch.setattr("nas.calibrate.list_packs", lambda: ["made_up"])
+    monkeypatch.setattr("nas.calibrate.load_pack", lambda name: pack)
+    heard = Heard()
+    with closing(Store(put(tmp_path, records))) as store:
+        found = gather(TARGET, MeasurementStore(store), heard)
+    assert len(found) == used
+    assert {record.latency_s for record in found} == {record.latency_s for record in records}
+    wanted = "more than 10% off the database's" if version == "1" else "the pack is left out"
+    assert any(wanted in said for said in heard.said)
+
+
+def test_a_search_uses_the_newest_and_says_which(folder, tmp_path):
+    study = run_search(small_spec(), folder, config="small", narrator=Narrator(quiet=True))
+    plain = run_search(small_spec(), tmp_path, config="small", narrator=Narrator(quiet=True))
+    assert study.spec.search.calibrations == (newest(folder).name,)
+    assert plain.spec.search.calibrations == ("none",)
+    assert study.identity != plain.identity
+    assert f"calibration {newest(folder).name}" in front_table(study)
+    assert "uncalibrated: as the cost model predicts it" in front_table(plain)
+    by_key = {trial.architecture.key: trial.costs[TARGET]["latency_s"] for trial in plain.trials}
+    both = [trial for trial in study.trials if trial.architecture.key in by_key]
+    assert both
+    for trial in both:
+        costs = trial.costs[TARGET]
+        assert costs["latency_s"] > 1.5 * by_key[trial.architecture.key]
+        assert costs["latency_low_s"] <= costs["latency_s"] <= costs["latency_high_s"]
+    assert "calibration" in networks(study)[0]
+
+
+def test_risk_searches_on_the_upper_end_and_is_another_study(folder):
+    expected, risky = (pose(small_spec(search_risk=risk) if risk else small_spec(), folder) for risk in (None, 0.9))
+    arch = expected.space.decode(expected.space.sample(np.random.default_rng(0)))
+    low, high = (problem.cost(arch)[TARGET] for problem in (expected, risky))
+    assert high["latency_s"] > low["latency_s"] == high["latency_expected_s"]
+    assert "what 90% of latencies stay below" in high["calibration"]
+    shown = risky.shown_reports(arch)[TARGET]  # what an exported network's card shows
+    assert shown.latency_s == high["latency_s"]
+    assert newest(folder).name in shown.accuracy
+    assert "90 percent interval" in shown.accuracy
+    assert expected.identity != risky.identity
+    assert risky.identity == pose(risky.spec, folder).identity
+    assert "risk = 0.9" in to_toml(risky.spec)
+
+
+def test_risk_without_a_calibration_is_refused(tmp_path):
+    targets = {TARGET: load_target(TARGET)}
+    with pytest.raises(UsageError, match="run `nas calibrate --target npu_40tops` first"):
+        calibrated(small_spec(search_risk=0.9), targets, tmp_path, None, Narrator(quiet=True))
+    with pytest.raises(UsageError, match=r"must lie between 0\.5 and 0\.95"):
+        small_spec(search_risk=1.0)
+    with pytest.raises(UsageError, match="no calibration 'npu_40tops#7'"):
+        calibrated(small_spec(search_calibrations=["npu_40tops#7"]), targets, tmp_path, None, Narrator(quiet=True))
+
+
+def test_suggestions_are_new_and_can_be_taken_in(folder, tmp_path, records):
+    rows = suggest(TARGET, 5, folder, None, preset="small")
+    assert len({row["model"] for row in rows}) == 5
+    assert not {row["model"] for row in rows} & {record.subject for record in records}
+    table = tmp_path / "next.csv"
+    table.write_text(suggestion_csv([row | {"latency_ms": 1.0} for row in rows]))
+    assert [record.subject for record in read_measurements(table, TARGET)] == [r["model"] for r in rows]
+    with pytest.raises(UsageError, match="at least 1"):
+        suggest(TARGET, 0, folder, None)
+
+
+def test_the_least_sure_comes_first_and_nothing_twice():
+    rng = np.random.default_rng(0)
+    points = np.abs(rng.standard_normal((30, len(COLUMNS) + len(FEATURES))))
+    chosen = least_sure(points, points[:0], 10)
+    sigmas = [sigma for _, sigma in chosen]
+    assert len({index for index, _ in chosen}) == 10
+    assert sigmas == sorted(sigmas, reverse=True)
+    first = chosen[0][0]
+    again = least_sure(points, points[first : first + 1], 1)
+    assert again[0][1] <= sigmas[1] + 1e-9
