@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nas.spec import StudySpec, load_spec, override, parse_setting
     from nas.study import Study, open_study
     from nas.suggest import suggest, suggestion_csv, suggestion_text
+    from nas.workers import leads
 
 _HOME = {
     "Interrupted": "nas.errors",
@@ -54,14 +55,15 @@ _HOME = {
     "describe_targets": "nas.describe",
     "export_measurements": "nas.measure.table",
     "export_trials": "nas.export_study",
+    "finalists_rows": "nas.finalists_report",
+    "finalists_table": "nas.finalists_report",
     "fit_summary": "nas.fit",
     "fit_target_file": "nas.fit",
     "fit_text": "nas.fit",
-    "finalists_rows": "nas.finalists_report",
-    "finalists_table": "nas.finalists_report",
     "front_csv": "nas.report",
     "front_table": "nas.report",
     "import_measurements": "nas.measure.table",
+    "leads": "nas.workers",
     "load_spec": "nas.spec",
     "measured_text": "nas.measure.text",
     "networks": "nas.report",
@@ -119,6 +121,7 @@ __all__ = [
     "front_csv",
     "front_table",
     "import_measurements",
+    "leads",
     "load_spec",
     "measured_text",
     "networks",

@@ -29,7 +29,7 @@ from nas.spec import StudySpec, differences, to_toml
 from nas.store import Store, StudyRecord, check_name
 from nas.study import Study, read_study
 from nas.trial import Trial
-from nas.workers import Job, Scorer, scorer
+from nas.workers import Job, Scorer, refuse_torchrun, scorer
 
 if TYPE_CHECKING:
     from nas.evaluate import Evaluation
@@ -53,6 +53,7 @@ def run_search(
     Raises UsageError, NasError, NothingFeasible (the study is kept), Interrupted (finished trials are kept).
     """
     narrator = narrator or Narrator(quiet=True)
+    refuse_torchrun("nas search")
     name = check_name(name) if name is not None else None
     problem = pose(spec, folder, narrator, url)
     with closing(Store(folder, url, create=True)) as store:

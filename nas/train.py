@@ -23,6 +23,7 @@ from torch import Tensor
 from nas.averaging import Average
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data.bundle import DataBundle
+from nas.data.mixing import check_rand_augment
 from nas.errors import NasError
 from nas.files import sole_user
 from nas.group import Group, process_group
@@ -78,6 +79,8 @@ def train_supernet(
     resume=False trains anew. device: default CUDA where there is one. After Ctrl-C the step under way is finished and
     saved, then KeyboardInterrupt is raised. Raises NasError when a checkpoint cannot be written or is damaged.
     """
+    if spec.rand_augment:
+        check_rand_augment(spec.rand_augment)
     identity = supernet_identity(space, bundle, spec)
     home = folder / "supernets" / identity
     finished = home / "supernet.safetensors"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
@@ -21,7 +20,7 @@ import torch
 from nas.accuracy import Accuracy
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data.bundle import DataBundle
-from nas.errors import NasError, UsageError
+from nas.errors import NasError
 from nas.evaluate import Scoring
 from nas.files import sole_user, write_whole
 from nas.halving import Halving, Rung
@@ -30,7 +29,7 @@ from nas.spec import EvaluateSpec, TrainSpec
 from nas.standalone import train_alone
 from nas.teacher import largest_teacher, load_teacher, weights_identity
 from nas.train import load_supernet
-from nas.workers import one_thread
+from nas.workers import one_thread, refuse_torchrun
 from search_spaces.architecture import Architecture
 from search_spaces.network import MetaFormerNet, build_network, network_kwargs
 from search_spaces.space import SearchSpace
@@ -273,8 +272,7 @@ def train_all(
     workers: that many at a time as Ray Tune trials, on this machine or on the cluster at `address`; 0: one after the
     other in this process, without Ray. Raises what `Workshop.train` raises; UsageError when `address` does not answer.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("torchrun is for `nas train`; spread these trainings over GPUs with --workers N")
+    refuse_torchrun("nas rank, nas finalists")
     waiting = []
     for training in trainings:
         if (known := workshop.outcome(training)) is not None:

@@ -38,6 +38,20 @@ class Job:
     images: Literal["search", "val"]
 
 
+def leads() -> bool:
+    """Whether this is the process that speaks: the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def refuse_torchrun(command: str) -> None:
+    """Raise UsageError in a process that torchrun started, for a command that does not train one network together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"torchrun is for `nas train`, whose supernet `{command}` then uses; several processes of `{command}` come "
+            "by --workers N"
+        )
+
+
 Scorer = Callable[[Sequence[Job]], Iterator[tuple[int, "Evaluation"]]]
 """Scores jobs and yields (trial number, evaluation) as they finish, in any order. What was yielded has been
 dealt with (recorded) before another job begins.

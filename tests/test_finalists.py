@@ -8,8 +8,10 @@ import sqlite3
 import optuna
 import pytest
 import torch
+from click.testing import CliRunner
 from small_study import small_spec
 
+import cli
 from nas.checkpoint import load_checkpoint
 from nas.errors import NothingFeasible, UsageError
 from nas.export_study import export_trials
@@ -153,3 +155,19 @@ def test_what_cannot_be_trained_is_one_line(searched, folder, tmp_path):
         run_search(nothing, folder, name="nothing")
     with pytest.raises(NothingFeasible, match="none of the 6 candidates of study nothing is feasible"):
         run_finalists(open_study(folder, None, "nothing"))
+
+
+def test_commands_refuse_what_cannot_be_before_any_work(searched, folder, tmp_path):
+    runner = CliRunner()
+    place = ["--dir", str(folder), "--study", "small"]
+    for words, said in (
+        (["finalists", *place, "--top", "99"], "--top wants 99"),
+        (["finalists", *place, "--teacher", "resnet18"], "not on this machine"),
+        (["finalists", *place, "--top", "1", "--ray", "127.0.0.1:1", "--teacher", "none"], "no Ray cluster answers"),
+        (["finalists", "--dir", str(tmp_path)], "no studies in"),
+        (["rank", "--count", "2"], "--count must be at least 4"),
+        (["rank", "--plot", "rank.txt"], "a picture ends in .png"),
+    ):
+        result = runner.invoke(cli.cli, words)
+        assert isinstance(result.exception, UsageError), (words, result.output)
+        assert said in str(result.exception)

@@ -14,9 +14,9 @@ import torch
 
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data import load_data
-from nas.errors import NasError
+from nas.errors import NasError, UsageError
 from nas.files import sole_user
-from nas.spec import TrainSpec
+from nas.spec import StudySpec, TrainSpec, override
 from nas.train import sandwich, supernet_identity, train_supernet
 from search_spaces.metaformer import load_space
 
@@ -38,17 +38,18 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_interrupted_training_ends_with_the_same_weights(bundle, tmp_path):
-    whole = train_supernet(SPACE, bundle, SPEC, tmp_path / "whole", device="cpu")
+    spec = replace(SPEC, ema=0.9, drop_path=0.2, mixup=0.2, cutmix=1.0, distillation="alpha", small_warmup_share=0.5)
+    whole = train_supernet(SPACE, bundle, spec, tmp_path / "whole", device="cpu")
 
     def interrupt(done: int, total: int, loss: float) -> None:
         if done == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train_supernet(SPACE, bundle, SPEC, tmp_path / "cut", progress=interrupt, device="cpu")
+        train_supernet(SPACE, bundle, spec, tmp_path / "cut", progress=interrupt, device="cpu")
     steps = []
     cut = train_supernet(
-        SPACE, bundle, SPEC, tmp_path / "cut", progress=lambda *args: steps.append(args[0]), device="cpu"
+        SPACE, bundle, spec, tmp_path / "cut", progress=lambda *args: steps.append(args[0]), device="cpu"
     )
     assert steps == [4, 5, 6], "no step is done twice"
     assert same(weights(whole), weights(cut))
@@ -124,6 +125,45 @@ def test_sandwich_holds_the_largest_and_the_smallest_sizes():
         genome = SPACE.encode(arch)
         for gene in ("resolution", "stage1.width", "stage3.depth", "stage4.expansion"):
             assert genome[gene] == SPACE[gene].values[end]
+
+
+def test_single_paths_can_have_random_sizes_and_are_fair_all_the_same():
+    spec = replace(SPEC, steps=42, single_path_share=1.0, single_path_sizes="random")
+    genomes = [SPACE.encode(arch) for step in range(spec.steps) for arch in sandwich(SPACE, spec, step)]
+    assert len(genomes) == spec.steps
+    assert len({genome["stage1.width"] for genome in genomes}) == len(SPACE["stage1.width"].values)
+    words = Counter(genome["stage1.mixer"] for genome in genomes)
+    assert max(words.values()) - min(words.values()) <= 1
+
+
+def test_without_fairness_mixers_are_drawn():
+    spec = replace(SPEC, steps=42, single_path_share=0.0, fairness=False)
+    words = [SPACE.encode(arch)["stage1.mixer"] for step in range(spec.steps) for arch in sandwich(SPACE, spec, step)]
+    counts = Counter(words)
+    assert max(counts.values()) - min(counts.values()) > 1
+
+
+def test_small_sizes_come_later_when_asked_for():
+    spec = replace(SPEC, steps=40, single_path_share=0.0, small_warmup_share=0.5)
+    widths = SPACE["stage4.width"].values
+    smallest = [min(SPACE.encode(a)["stage4.width"] for a in sandwich(SPACE, spec, step)) for step in range(spec.steps)]
+    assert smallest[0] == widths[-1]
+    assert smallest == sorted(smallest, reverse=True)
+    assert set(smallest[20:]) == {widths[0]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("distillation", "beta"), ("single_path_sizes", "small"), ("ema", 1.0), ("drop_path", -0.1), ("mixup", -1.0)],
+)
+def test_training_options_that_cannot_be_are_one_line(key, value):
+    with pytest.raises(UsageError, match=rf"{key} .*must hold in \[train\]"):
+        override(StudySpec(), {f"train.{key}": value})
+
+
+def test_images_mixed_in_pairs_want_an_even_batch():
+    with pytest.raises(UsageError, match="an even batch_size with mixup or cutmix"):
+        override(StudySpec(), {"train.mixup": 0.2, "train.batch_size": 63})
 
 
 def test_a_damaged_supernet_is_refused_by_name(bundle, tmp_path):

@@ -57,9 +57,14 @@ def search(
 @JSON
 @QUIET
 def train(config: str, settings: tuple[str, ...], folder: Path, as_json: bool, quiet: bool, **entries: Any) -> None:
-    """Train the supernet that a search of the same settings then reuses."""
+    """Train the supernet that a search of the same settings then reuses.
+
+    On several GPUs: torchrun --nproc-per-node N --no-python nas train ...
+    """
     _, spec = spec_of(config, settings, entries)
-    trained = nas.run_training(spec, folder, narrator=nas.Narrator(quiet=quiet))
+    trained = nas.run_training(spec, folder, narrator=nas.Narrator(quiet=quiet or not nas.leads()))
+    if not nas.leads():
+        return
     if as_json:
         row = {"identity": trained.identity, "path": str(trained.path), "steps": trained.steps}
         click.echo(json.dumps({**row, "reused": trained.reused}))
