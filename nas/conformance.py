@@ -17,7 +17,7 @@ from nas.trace import trace_module
 from search_spaces.architecture import NORMS, Architecture, Block, Stage
 from search_spaces.elastic import shared_index
 from search_spaces.mixers import MIXERS, TokenMixer
-from search_spaces.network import MetaFormerBlock, MetaFormerNet, build_network, fold, network_kwargs
+from search_spaces.network import MetaFormerBlock, MetaFormerNet, bound_size, build_network, fold, network_kwargs
 from search_spaces.plugin import Plugin, install
 
 SIDE, WIDE, NARROW, ROLE_WIDTH, CLASSES = 8, 48, 32, 16, 4
@@ -64,7 +64,7 @@ def _takes_every_map(family: str) -> None:
         return
     for side in (1, 2, 5, 14):
         shape = [1, NARROW, side, side]
-        if list(_mixer(family, NARROW, MIXERS[family].kernels[-1])(torch.randn(shape)).shape) != shape:
+        if list(_mixer(family, NARROW, MIXERS[family].kernels[-1], side)(torch.randn(shape)).shape) != shape:
             raise Broken(f"a map of {side}x{side} changes its shape; set token_bound when weights depend on its size")
 
 
@@ -118,11 +118,9 @@ def _folds(family: str) -> None:
 
 
 def _is_costed(family: str) -> None:
-    bound: dict[str, Any] = {"size": SIDE} if MIXERS[family].token_bound else {}
+    kernel, bound = MIXERS[family].kernels[-1], bound_size(family, SIDE)
     with torch.device("meta"):
-        block = MetaFormerBlock(
-            NARROW, family, MIXERS[family].kernels[-1], 2.0, "batchnorm", "relu", ROLE_WIDTH, **bound
-        )
+        block = MetaFormerBlock(NARROW, family, kernel, 2.0, "batchnorm", "relu", ROLE_WIDTH, **bound)
     trace_module(block, [(1, NARROW, SIDE, SIDE)], family)
 
 
@@ -163,9 +161,9 @@ CLAUSES: dict[str, Callable[[str], None]] = {
 """Clause -> its check of one registered mixer, which raises when it does not hold. Cheap ones first."""
 
 
-def _mixer(family: str, dim: int, kernel: int) -> TokenMixer:
+def _mixer(family: str, dim: int, kernel: int, size: int = SIDE) -> TokenMixer:
     make: Any = MIXERS[family]
-    bound = {"size": SIDE} if make.token_bound else {}
+    bound = bound_size(family, size)
     mixer = make(dim, kernel=kernel, expansion=2.0, role_width=ROLE_WIDTH, activation="gelu", **bound)
     return mixer.eval()
 

@@ -49,6 +49,16 @@ MENU: dict[str, MixerFacts] = {
     "mqa": MixerFacts("first", late_only=True),
     "spatial_mlp": MixerFacts("first", late_only=True, token_bound=True),
     "random": MixerFacts("first", late_only=True, token_bound=True),
+    "convfirst": MixerFacts("second"),
+    "window": MixerFacts("second"),
+    "linear_sra": MixerFacts("second"),
+    "paca": MixerFacts("second"),
+    "castling": MixerFacts("second"),
+    "s2mlp": MixerFacts("second"),
+    "mixshift": MixerFacts("second"),
+    "axial_global": MixerFacts("second"),
+    "raft_mlp": MixerFacts("second", token_bound=True),
+    "nin_gate": MixerFacts("second", late_only=True, token_bound=True),
 }
 
 GROUPS = {

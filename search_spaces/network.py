@@ -117,7 +117,7 @@ def _token_mixer(
     gate: str,
     size: int,
 ) -> nn.Module:
-    bound = {"size": size} if family.token_bound else {}
+    bound = {"size": size} if family.token_bound or family.sized else {}
     mixer: nn.Module = family(
         dim, kernel=kernel, expansion=expansion, role_width=role_width, activation=activation, **bound
     )
@@ -127,8 +127,9 @@ def _token_mixer(
 
 
 def bound_size(mixer: str, size: int) -> dict[str, Any]:
-    """`size` as an argument of a block, for mixers bound to it; blocks of the others are equal at all sizes."""
-    return {"size": size} if mixer in MIXERS and MIXERS[mixer].token_bound else {}
+    """`size` as an argument of a block, for mixers that need it; blocks of the others are equal at all sizes."""
+    needed = mixer in MIXERS and (MIXERS[mixer].token_bound or MIXERS[mixer].sized)
+    return {"size": size} if needed else {}
 
 
 class MetaFormerStage(nn.Module):

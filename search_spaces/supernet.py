@@ -114,7 +114,7 @@ class Supernet(nn.Module):
         self.stem = nn.ModuleDict(
             {str(kind): Stem(str(kind), in_chans, widths[0], activation) for kind in space["stem"].values}
         )
-        reduction = max(STEMS[str(kind)] for kind in space["stem"].values)
+        reduction = min(STEMS[str(kind)] for kind in space["stem"].values)
         stages = []
         for stage, width in enumerate(widths):
             downsample: nn.Module = nn.Identity()

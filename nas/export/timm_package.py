@@ -11,7 +11,7 @@ from typing import Any
 from nas.data.bundle import DataBundle
 from nas.export.standalone import standalone_source
 from search_spaces.architecture import Architecture
-from search_spaces.network import MetaFormerNet, network_kwargs
+from search_spaces.network import MetaFormerNet, bound_size, network_kwargs
 
 
 def write_timm_package(
@@ -40,6 +40,8 @@ def write_timm_package(
         "first_conv": "stem.conv1.conv",
         "classifier": "head.fc",
     }
+    if any(bound_size(block.mixer, 1) for stage in arch.stages for block in stage.blocks):
+        pretrained_cfg["fixed_input_size"] = True
     arguments = network_kwargs(arch) | {"deploy": True}
     description = f"""{name}: a searched network, for timm. Written by nas export.
 

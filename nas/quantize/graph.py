@@ -20,6 +20,7 @@ from nas.bits import bits_at
 from search_spaces.architecture import Architecture
 from search_spaces.channel_mixers import ResponseNorm
 from search_spaces.layers import Add, MatMul, Multiply, SquaredReLU, StarReLU
+from search_spaces.mixers.sparse import UnitLength
 
 INPUT = "input"
 """Name of the network's input among the quantized tensors."""
@@ -34,6 +35,7 @@ _WRITING_MODULES = (
     MatMul,
     LayerNorm2d,
     ResponseNorm,
+    UnitLength,
     nn.Softmax,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,

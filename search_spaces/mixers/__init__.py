@@ -13,11 +13,13 @@ from search_spaces.mixers.attention import (
     SelfAttention,
 )
 from search_spaces.mixers.contract import TokenMixer
-from search_spaces.mixers.conv import DepthwiseConv, FusedMBConv, InceptionConv, MBConv, SepConv
+from search_spaces.mixers.conv import ConvFirst, DepthwiseConv, FusedMBConv, InceptionConv, MBConv, SepConv
 from search_spaces.mixers.gated import DilatedConv, FFNAttention, GatedConv2, GatedConv3
 from search_spaces.mixers.pooling import Pooling, PoolingConv, SkipMixer
 from search_spaces.mixers.reparam import DilatedDepthwise, LargeKernelConv, RepMixer
-from search_spaces.mixers.tokens import RandomMixing, SpatialMLP
+from search_spaces.mixers.shifts import AxialConv, MixShift, ShiftMLP
+from search_spaces.mixers.sparse import AngularAttention, ClusterAttention, PooledAttention, WindowAttention
+from search_spaces.mixers.tokens import RaftMLP, RandomMixing, SpatialMLP, TokenGate
 
 MIXERS: dict[str, type[TokenMixer]] = {
     "identity": SkipMixer,
@@ -41,6 +43,16 @@ MIXERS: dict[str, type[TokenMixer]] = {
     "mqa": MultiQueryAttention,
     "spatial_mlp": SpatialMLP,
     "random": RandomMixing,
+    "convfirst": ConvFirst,
+    "window": WindowAttention,
+    "linear_sra": PooledAttention,
+    "paca": ClusterAttention,
+    "castling": AngularAttention,
+    "s2mlp": ShiftMLP,
+    "mixshift": MixShift,
+    "axial_global": AxialConv,
+    "raft_mlp": RaftMLP,
+    "nin_gate": TokenGate,
 }
 
 __all__ = ["MIXERS", "TokenMixer"]

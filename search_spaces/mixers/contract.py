@@ -11,7 +11,7 @@ class TokenMixer(nn.Module):
     """Base of the mixers: [batch, dim, height, width] to the same shape. The class attributes are its contract.
 
     A mixer is built by `Mixer(dim, kernel=, expansion=, role_width=, activation=)`, with `size=` besides when it is
-    `token_bound`. Where its norm is decides what else it must have:
+    `token_bound` or `sized`. Where its norm is decides what else it must have:
 
     before (default): `norm_consumers()`, the 1x1 convolutions into which BatchNorm folds; without it the folded norm
         stays, as a depthwise 1x1 convolution. `output_layer()`, its last layer with weights, which starts small.
@@ -34,5 +34,7 @@ class TokenMixer(nn.Module):
     that the block may replace. Needs `replaces_block`."""
     late_only: ClassVar[bool] = False
     """Quadratic in the number of tokens: offered in the last two stages only."""
+    sized: ClassVar[bool] = False
+    """It is given `size=` too, but is legal at any: a smaller map's weights are the same, or the middle of them."""
     token_bound: ClassVar[bool] = False
     """Weights depend on the map's `size` in pixels a side: legal at one resolution only."""

@@ -133,3 +133,37 @@ class FusedMBConv(TokenMixer):
 
     def output_layer(self) -> nn.Module:
         return self.project.norm
+
+
+class ConvFirst(TokenMixer):
+    """A grouped 3x3 convolution, groups of 8 channels, before the inverted bottleneck: 3x3 to C, 1x1 to eC, 1x1 to C.
+
+    The block of A. Lavin's SPIO (github.com/andravin/spio), BatchNorm after each convolution and no activation behind
+    the first. Token and channel mixer in one. macs: N (72 C + 2 e C^2) (C a multiple of 8).
+    """
+
+    norm_inside = True
+    replaces_block = True
+    gated = True
+    group_width = 8
+
+    def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
+        super().__init__()
+        if dim % self.group_width:
+            raise ValueError(f"convfirst needs a width that is a multiple of {self.group_width}, but got {dim}")
+        hidden = make_divisible(dim * expansion)
+        self.grouped = ConvNorm(dim, dim, 3, groups=dim // self.group_width)
+        self.expand = ConvNorm(dim, hidden, 1)
+        self.act = ACTIVATION_LAYERS[activation]()
+        self.gate: nn.Module = nn.Identity()
+        self.project = ConvNorm(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.gate(self.act(self.expand(self.grouped(x)))))
+
+    def fold_(self) -> None:
+        if isinstance(self.gate, nn.Identity):
+            self.act = fold_star_relu(self.act, self.project.conv)
+
+    def output_layer(self) -> nn.Module:
+        return self.project.norm

@@ -24,7 +24,7 @@ from search_spaces.architecture import NORMS, Architecture
 from search_spaces.menu import MENU
 from search_spaces.metaformer import load_space
 from search_spaces.mixers import MIXERS
-from search_spaces.network import MetaFormerBlock, MetaFormerNet, fold, network_kwargs
+from search_spaces.network import MetaFormerBlock, MetaFormerNet, bound_size, fold, network_kwargs
 from search_spaces.parts import network_parts
 from search_spaces.space import SearchSpace
 from search_spaces.supernet import Supernet
@@ -48,7 +48,7 @@ def some_architectures(space: SearchSpace, mixer: str, count: int = 3) -> list[A
 
 
 def make(mixer: str, dim: int, kernel: int, role_width: int = 16, size: int = 5, activation: str = "gelu") -> nn.Module:
-    bound = {"size": size} if MIXERS[mixer].token_bound else {}
+    bound = bound_size(mixer, size)
     family: Any = MIXERS[mixer]
     return family(dim, kernel=kernel, expansion=2.0, role_width=role_width, activation=activation, **bound)
 
@@ -117,6 +117,8 @@ def test_every_map_keeps_its_shape_or_the_bound_is_declared(mixer: str) -> None:
                 with pytest.raises(RuntimeError):
                     layer(noise(1, 32, side, side))
             else:
+                if MIXERS[mixer].sized:
+                    layer = make(mixer, 32, MIXERS[mixer].kernels[-1], size=side).eval()
                 assert layer(noise(1, 32, side, side)).shape == (1, 32, side, side)
 
 
@@ -276,7 +278,7 @@ def test_eight_bits_are_close_to_float_and_onnx_runtime_computes_them(
 class Halves(nn.Module):
     """Shares by halves of its channels, as no mixer must."""
 
-    kernels, token_bound = (0,), False
+    kernels, token_bound, sized = (0,), False, False
 
     def __init__(self, dim: int, **_: Any) -> None:
         super().__init__()

@@ -152,9 +152,10 @@ def test_the_default_is_the_core():
 
 
 def test_groups_add_up_and_a_minus_takes_away():
-    core, first = (set(chosen_mixers([group])) for group in ("core", "first"))
+    core, first, second = (set(chosen_mixers([group])) for group in ("core", "first", "second"))
     assert core < first
-    assert set(chosen_mixers(["all"])) == set(MENU)
+    assert not first & second
+    assert set(chosen_mixers(["all"])) == first | second == set(MENU)
     assert set(chosen_mixers(["first", "-core", "mhsa"])) == first - core | {"mhsa"}
     assert chosen_mixers(["mhsa", "pool", "mhsa"]) == ["pool", "mhsa"]
 
