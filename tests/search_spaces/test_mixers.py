@@ -36,9 +36,10 @@ STAGE = 2
 
 
 def space_of(mixer: str) -> SearchSpace:
-    """The small preset at 40 px with blocks of this mixer only, where it may stand."""
+    """The small preset at 24 and 40 px with blocks of this mixer only, where it may stand."""
     words: list[Any] = MENU[mixer].words(mixer)
-    choices: dict[str, list[Any]] = {"resolution": [40], "depth": [1], "stage3.mixer": words, "stage4.mixer": words}
+    sizes = [40] if MIXERS[mixer].token_bound else [24, 40]
+    choices: dict[str, list[Any]] = {"resolution": sizes, "depth": [1], "stage3.mixer": words, "stage4.mixer": words}
     return load_space("metaformer", mixers=["identity", mixer], choices=choices)
 
 
@@ -71,15 +72,15 @@ def test_the_supernet_equals_the_extracted_network_and_a_plain_layer_with_sliced
     space = space_of(mixer)
     supernet = randomize(Supernet(space, 5)).eval()
     for arch in some_architectures(space, mixer):
-        network, x = supernet.subnet(arch), noise(2, 3, 40, 40)
+        network, x, side = supernet.subnet(arch), noise(2, 3, arch.resolution, arch.resolution), arch.resolution // 8
         with torch.no_grad():
             for images in (x, x.contiguous(memory_format=torch.channels_last)):
                 assert torch.equal(supernet(images, arch), network(images))
             stage = arch.stages[STAGE]
             block = stage.blocks[0]
             assert block.mixer in (mixer, "identity")
-            features = noise(2, stage.width, 5, 5)
-            plain = make(mixer, stage.width, block.kernel, stage.role_width, 5, stage.activation).eval()
+            features = noise(2, stage.width, side, side)
+            plain = make(mixer, stage.width, block.kernel, stage.role_width, side, stage.activation).eval()
             if not MIXERS[mixer].replaces_block:
                 shared = supernet.stages[STAGE].blocks[0].token_mixer[mixer].state_dict()
                 plain.load_state_dict({name: cut(shared[name], t.shape) for name, t in plain.state_dict().items()})
@@ -183,7 +184,7 @@ def test_gradient_reaches_every_active_parameter_and_no_other(mixer: str) -> Non
     space = space_of(mixer)
     supernet = randomize(Supernet(space, 5)).train()
     smallest = {choice.name: choice.values[0] for choice in space.choices}
-    arch = space.decode(smallest | {"activation": "gelu"})
+    arch = space.decode(smallest | {"activation": "gelu", "resolution": 40})
     supernet(noise(4, 3, 40, 40), arch).square().sum().backward()
     active: dict[int, Tensor] = {}
     for source in (source for piece in supernet.pieces(arch) for source in piece.sources):
