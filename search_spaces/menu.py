@@ -49,7 +49,7 @@ MENU: dict[str, MixerFacts] = {
     "mqa": MixerFacts("first", late_only=True),
     "spatial_mlp": MixerFacts("first", late_only=True, token_bound=True),
     "random": MixerFacts("first", late_only=True, token_bound=True),
-    "convfirst": MixerFacts("second"),
+    "convfirst": MixerFacts("second", replaces_block=True, gated=True),
     "window": MixerFacts("second"),
     "linear_sra": MixerFacts("second"),
     "paca": MixerFacts("second"),
