@@ -19,7 +19,7 @@ from hw_models.fusion import Group, fuse
 from hw_models.kernel import kernel_of
 from hw_models.legality import Infeasible, illegal_ops, memory_violations, worst_of
 from hw_models.memory import Placement, group_traffic, place
-from hw_models.npu import matrix_precision, matrix_seconds, vector_elements, vector_seconds
+from hw_models.npu import matrix_precision, matrix_seconds, operand_seconds, vector_elements, vector_seconds
 from hw_models.target import Target
 from hw_models.workload import MATRIX_KINDS, Op, Workload
 
@@ -349,6 +349,7 @@ def _group_cost(
             precision = matrix_precision(workload, op, target.matrix.rates)
             factor = loop.factor[op.outputs[0]] if loop is not None else 1.0
             matrix_s += stripes * matrix_seconds(_of_stripe(op, factor / stripes), target.matrix, precision)
+            matrix_s += factor * operand_seconds(op, target.vector)
             rate = target.matrix.rates.get(precision, min(target.matrix.rates.values()))
             ideal_s += op.macs / (target.matrix.peak_macs_per_s * rate)
             energy_j += op.macs * factor * target.energy.mac_j.get(precision, max(target.energy.mac_j.values()))

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from hw_models.block_fusion import Loop
 
 
+ACCESSES = ("matrix", "depthwise", "vector", "transpose")
+"""How ops read and write feature maps: blocks of channels, a few channels of many positions, in order, across it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where the activations of a workload live while it runs.
@@ -117,6 +121,20 @@ def _largest_fitting(steps: list[set[int]], kept: set[int], size: Sequence[int],
     return {index for index in inner if size[index] <= limit}
 
 
+def access_of(workload: Workload, group: Group) -> str:
+    """One of ACCESSES: that of the group's matrix op, else "transpose" or "vector"."""
+    ops = [workload.ops[position] for position in group.ops if workload.ops[position].kind in MATRIX_KINDS]
+    if not ops:
+        kinds = {workload.ops[position].kind for position in group.ops}
+        return "transpose" if "transpose" in kinds else "vector"
+    return "depthwise" if all(op.is_depthwise for op in ops) else "matrix"
+
+
+def burst_factor(burst_bytes: int, access: str, memory: Memory) -> float:
+    """Bytes moved per byte used when bursts are longer than what an access finds in a row."""
+    return max(1.0, burst_bytes / memory.access_bytes[access])
+
+
 def group_traffic(
     workload: Workload, group: Group, placement: Placement, memory: Memory, passes: int, loop: Loop | None = None
 ) -> Traffic:
@@ -147,10 +165,13 @@ def group_traffic(
     else:
         operand_rounds = 1
     written = sum(tensors[index].size_bytes for index in group.outputs)
+    access = access_of(workload, group)
+    beyond = _bursts(streamed * operand_rounds + once, memory) + _bursts(spilled_out, memory)
+    inside = sum(reads.values()) * passes + written
     return Traffic(
-        dram_activation_bytes=_bursts(streamed * operand_rounds + once, memory) + _bursts(spilled_out, memory),
+        dram_activation_bytes=beyond * burst_factor(memory.dram_burst_bytes, access, memory),
         dram_weight_bytes=_bursts(packed_bytes(workload, group.weights, memory) * weight_rounds, memory),
-        onchip_bytes=float(sum(reads.values()) * passes + written + weights * weight_rounds),
+        onchip_bytes=inside * burst_factor(memory.onchip_burst_bytes, access, memory) + weights * weight_rounds,
     )
 
 
@@ -165,13 +186,16 @@ def _loop_traffic(
     reads = {index: count * loop.factor.get(index, 1.0) for index, count in _read_bytes(workload, group).items()}
     made = sum(size[index] * loop.factor[index] for index in group.outputs)
     packed = packed_bytes(workload, group.weights, memory)
+    access = access_of(workload, group)
+    beyond = _bursts(sum(count for index, count in reads.items() if index not in onchip), memory) + _bursts(
+        sum(size[index] for index in group.outputs if index not in onchip), memory
+    )
+    weights = sum(size[index] for index in group.weights) * loop.stripes
     return Traffic(
-        dram_activation_bytes=_bursts(sum(count for index, count in reads.items() if index not in onchip), memory)
-        + _bursts(sum(size[index] for index in group.outputs if index not in onchip), memory),
+        dram_activation_bytes=beyond * burst_factor(memory.dram_burst_bytes, access, memory),
         dram_weight_bytes=_bursts(packed * (loop.stripes if loop.reread else 1), memory),
-        onchip_bytes=float(
-            sum(reads.values()) * passes + made + sum(size[index] for index in group.weights) * loop.stripes
-        ),
+        onchip_bytes=(sum(reads.values()) * passes + made) * burst_factor(memory.onchip_burst_bytes, access, memory)
+        + weights,
     )
 
 

@@ -113,6 +113,12 @@ def _dense_cycles(groups: int, m: int, n: int, k: int, taps: int, engine: Matrix
 
 def _core_cycles(m: int, n: int, k: int, taps: int, engine: MatrixEngine) -> float:
     """One product on one core: stationary tiles one after the other, each loaded, then streamed through."""
+    if engine.systolic:
+        return systolic_cycles(m, n, k, engine.rows, engine.columns, engine.dataflow)
+    if m > engine.block_positions:
+        whole, rest = divmod(m, engine.block_positions)
+        cycles = whole * _core_cycles(engine.block_positions, n, k, taps, engine)
+        return cycles + (_core_cycles(rest, n, k, taps, engine) if rest else 0.0)
     tiles_k = ceil(k / engine.rows) if engine.reduction == "im2col" else taps * ceil(k / taps / engine.rows)
     tiles_n = ceil(n / engine.columns)
     tiles_m = ceil(m / engine.positions)
@@ -125,6 +131,14 @@ def _core_cycles(m: int, n: int, k: int, taps: int, engine: MatrixEngine) -> flo
     else:
         tiles, stream = tiles_k * ceil(m / (engine.columns * engine.positions)), n
     return tiles * max(stream, load) + load if engine.double_buffered_tiles else tiles * (stream + load)
+
+
+def operand_seconds(op: Op, unit: VectorUnit) -> float:
+    """Time to bring the second operand of a product of two activations into the order of weights."""
+    if op.kind != "matmul" or op.gemm is None:
+        return 0.0
+    groups, _, n, k = op.gemm
+    return ceil(groups * n * k / unit.lanes) * unit.cycles_per_element["operand"] / unit.clock_hz
 
 
 @lru_cache(maxsize=1024)
@@ -150,9 +164,8 @@ def vector_seconds(workload: Workload, op: Op, unit: VectorUnit) -> float:
     if not elements:
         return 0.0
     table = unit.cycles_per_element
-    cycles = table.get(op.function, table[op.kind])
+    bits = max(workload.tensors[index].bits for index in (*op.inputs, *op.outputs))
+    cycles = table.get(op.function, table[op.kind]) * ceil(bits / unit.lane_bits)
     if op.kind in REQUANTIZED_KINDS and workload.tensors[op.outputs[0]].dtype.startswith("int"):
         cycles += table["requantize"]
-    bits = max(workload.tensors[index].bits for index in (*op.inputs, *op.outputs))
-    passes = ceil(bits / unit.lane_bits)
-    return ceil(elements / unit.lanes) * cycles * passes / unit.clock_hz
+    return ceil(elements / unit.lanes) * cycles / unit.clock_hz

@@ -42,6 +42,9 @@ class MatrixEngine:
         channels, with reduction "channels"; 1 for none.
     tile_load_cycles: cycles to bring the next stationary tile into a core; hidden behind computing when
         double_buffered_tiles.
+    block_positions: output positions a core's accumulators hold; weight tiles are loaded again for every such block.
+    systolic: the idealised array, every tile filled and drained by itself; tile_load_cycles, block_positions and
+        positions then have no meaning.
     depthwise_channels, depthwise_taps: channels and kernel taps per cycle and core of a depthwise path; 0
         when there is none and depthwise convolution runs block-diagonally on the array.
     rates: precision -> speed relative to one multiply-accumulate per multiplier and cycle; a precision that
@@ -58,6 +61,8 @@ class MatrixEngine:
     packed_taps: int = _value(low=1, high=1e3)
     tile_load_cycles: float = _value(low=0, high=1e6)
     double_buffered_tiles: bool = _value()
+    block_positions: int = _value(low=1, high=1e9)
+    systolic: bool = _value()
     depthwise_channels: int = _value(low=0, high=1e6)
     depthwise_taps: int = _value(low=0, high=1e4)
     rates: Mapping[str, float] = _table(above=0, high=64)
@@ -72,10 +77,11 @@ class MatrixEngine:
 class VectorUnit:
     """Everything that is not a matrix product. `lanes` elements of `lane_bits` bits go through at once.
 
-    cycles_per_element: op kind, or function of an op (which then wins over its kind), -> cycles one lane
-        spends on an element; "requantize" is added for
-        integer arithmetic and concatenation. Softmax, norms and reductions count input elements, pooling counts window
-        elements, others output elements.
+    cycles_per_element: op kind, or function of an op (which then wins over its kind), -> cycles one lane spends on an
+        element, for every `lane_bits` of its width. "requantize" is added once per element of integer arithmetic and
+        concatenation: its products have 32 bits whatever the element has. Softmax, norms and reductions count input
+        elements, pooling counts window elements, others output elements. "operand" is per element of the second operand
+        of a product of two activations, brought into the order of weights before the product starts.
     fused: functions that the output path of the matrix engine applies at full rate, at no cost.
     """
 
@@ -93,6 +99,8 @@ class Memory:
     activation_fraction: share of on-chip bytes that activations may take; the rest buffers weights.
     boundary_fraction: a tensor between two segments of the network stays on chip iff it takes at most this
         share of the bytes for activations.
+    onchip_burst_bytes, dram_burst_bytes: bytes that one access moves, whether they are used or not. access_bytes: how
+        many of them follow each other in a feature map that "matrix", "depthwise", "vector" or "transpose" ops touch.
     resident_weight_bytes: on-chip bytes that may hold weights from one inference to the next; 0 when weights
         are always streamed. residency: "whole" when a network that does not fit is streamed entirely,
         "partial" when only the excess is. spill: whether activations may go to dram.
@@ -104,6 +112,8 @@ class Memory:
     activation_fraction: float = _value(above=0, high=1)
     boundary_fraction: float = _value(low=0, high=1)
     onchip_bytes_per_s: float = _value(above=0, high=1e16)
+    onchip_burst_bytes: int = _value(low=1, high=1e5)
+    access_bytes: Mapping[str, float] = _table(low=1, high=1e5)
     resident_weight_bytes: int = _value(low=0, high=1e12)
     residency: str = _value(choices=("whole", "partial"))
     dram_bytes: int = _value(low=0, high=1e14)

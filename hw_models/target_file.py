@@ -17,6 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from hw_models.memory import ACCESSES
 from hw_models.target import Energy, Legality, MatrixEngine, Memory, Overhead, Target, VectorUnit
 from hw_models.workload import DTYPE_BITS, MATRIX_KINDS, OP_KINDS
 
@@ -37,6 +38,7 @@ _SECTIONS: Mapping[str, type] = {
 }
 _TEXTS = ("title", "description", "accuracy")
 _REQUIRED_CYCLES = {kind: meaning for kind, meaning in OP_KINDS.items() if kind not in MATRIX_KINDS}
+_REQUIRED_CYCLES["operand"] = "bringing the second operand of a product of two activations into the order of weights"
 _REQUIRED_CYCLES["requantize"] = "bringing an integer operand of arithmetic or concatenation to another scale"
 
 
@@ -239,6 +241,9 @@ def _check_tables(where: str, target: Target) -> None:
     for kind, meaning in _REQUIRED_CYCLES.items():
         if kind not in target.vector.cycles_per_element:
             raise TargetError(f"{where}: missing key vector.cycles_per_element.{kind}; add the cycles of {meaning}")
+    for engine in ACCESSES:
+        if engine not in target.memory.access_bytes:
+            raise TargetError(f"{where}: missing key memory.access_bytes.{engine}; add the bytes its accesses find")
     for precision in target.matrix.rates:
         if precision not in target.energy.mac_j:
             raise TargetError(f"{where}: missing key energy.mac_j.{precision}; matrix.rates has this precision")

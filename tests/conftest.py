@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch or numpy are imported: results must not depend on the number of cores, and two test processes
@@ -28,12 +29,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def published(request: pytest.FixtureRequest) -> Path:
-    """The folder given by --data; a test that needs it is skipped without."""
-    folder = request.config.getoption("--data")
-    if folder is None:
-        pytest.skip("compares with published measurements, which are not part of the project: give --data FOLDER")
-    return folder
+def published(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """Finds a file of published figures below the folder given by --data; the test is skipped without."""
+
+    def find(name: str) -> Path:
+        folder = request.config.getoption("--data")
+        if folder is None:
+            pytest.skip(f"compares with {name}, which is not part of the project: give its folder by --data FOLDER")
+        found = sorted(folder.rglob(name))
+        return found[0] if found else pytest.skip(f"no {name} below {folder}")
+
+    return find
 
 
 def _find_benchmarks() -> None:

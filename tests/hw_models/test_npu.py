@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hw_models import Op, Window, load_target
+from hw_models import Op, Tensor, Window, Workload, estimate_part, load_target
 from hw_models.npu import matrix_cycles, systolic_cycles
 
 # (m output positions, n output channels, k reduction) of the layers.
@@ -71,9 +71,25 @@ SCALE_SIM = {
 ROWS = [(*key, layer, cycles) for key, layers in SCALE_SIM.items() for layer, cycles in layers.items()]
 
 
+def _product(m: int, n: int, k: int) -> Workload:
+    tensors = (
+        Tensor("x", (m, k), "int8"),
+        Tensor("w", (n, k), "int8", constant=True),
+        Tensor("y", (m, n), "int8"),
+    )
+    return Workload("product", tensors, (replace(_linear(m, n, k), weights=(1,)),), (0,), (2,))
+
+
 @pytest.mark.parametrize(("side", "dataflow", "layer", "cycles"), ROWS)
 def test_idealised_array_equals_scale_sim(side: int, dataflow: str, layer: str, cycles: int) -> None:
+    """Through the engine: a device whose one core is that array, and the time of its matrix op in a report."""
     assert systolic_cycles(*LAYERS[layer], side, side, dataflow) == cycles
+    base = load_target("npu_40tops")
+    array = replace(base.matrix, cores=1, rows=side, columns=side, clock_hz=1e9, dataflow=dataflow, systolic=True)
+    device = replace(base, matrix=replace(array, reduction="im2col"))
+    (row,) = estimate_part(_product(*LAYERS[layer]), device).rows(0.0)
+    assert round(row["matrix_s"] * 1e9) == cycles
+    assert row["matrix_s"] * 1e9 == pytest.approx(cycles, rel=1e-12)
 
 
 def test_all_rows_are_here() -> None:
@@ -183,3 +199,18 @@ def test_packing_taps_never_costs_time(channels: int, kernel: int, taps: int) ->
     op = _conv(784, channels, kernel, groups=1)
     assert matrix_cycles(op, engine) <= matrix_cycles(op, replace(engine, packed_taps=1))
     assert matrix_cycles(op, engine) >= op.macs / (engine.cores * engine.rows * engine.columns)
+
+
+@given(sizes, sizes, sizes, st.integers(1, 400))
+def test_smaller_blocks_of_positions_are_never_faster(m: int, n: int, k: int, block: int) -> None:
+    engine = replace(load_target("npu_40tops").matrix, cores=1, block_positions=block)
+    assert matrix_cycles(_linear(m, n, k), engine) >= matrix_cycles(
+        _linear(m, n, k), replace(engine, block_positions=m)
+    )
+
+
+def test_weights_are_loaded_once_per_block() -> None:
+    engine = replace(load_target("npu_40tops").matrix, cores=1, tile_load_cycles=32, block_positions=16)
+    one = matrix_cycles(_linear(16, engine.columns, engine.rows), engine)
+    assert one == 2 * 32  # the stream of 16 positions hides behind the load of its tile
+    assert matrix_cycles(_linear(48, engine.columns, engine.rows), engine) == 3 * one

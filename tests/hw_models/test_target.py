@@ -206,6 +206,7 @@ PRECISIONS = {
     "coral_dev_board": "w8a8",
     "coral_usb": "w8a8",
     "ethos_u85_2048": "w8a8 w8a16 w16a16",
+    "ethos_u85_2048_dedicated": "w8a8 w8a16 w16a16",
     "hailo10h": "w8a8 w4a8 w16a16",
     "hailo8": "w8a8 w4a8 w16a16",
     "hailo8l": "w8a8 w4a8 w16a16",
