@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -140,6 +140,17 @@ class CalibratedLatency:
         """[1 + folds] factors on what a network pays besides its parts."""
         start = Units(np.array([NETWORK]), np.ones(1), np.zeros((1, len(FEATURES))), ("",))
         return np.array([float(blend.unit_s(start)[0]) for blend in self._blends])
+
+    @cached_property
+    def started_target(self) -> Target:
+        """The target with the start of a network as it is calibrated, for tables that add it themselves."""
+        factor, overhead = float(self.start_factors[0]), self.target.overhead
+        start = replace(
+            overhead,
+            network_s=overhead.network_s * factor,
+            link_bytes_per_s=overhead.link_bytes_per_s / factor if factor else 0.0,
+        )
+        return replace(self.target, overhead=start)
 
     def network_s(self, parts: Sequence[PartCost]) -> Array:
         """[1 + folds] seconds of a whole network."""

@@ -39,14 +39,17 @@ CHUNK = 8192
 """Networks costed at a time: their intermediate figures then stay in the processor's cache."""
 
 
-def part_row(part: PartCost, ends: tuple[bool, bool] = (False, False)) -> NDArray[np.float64]:
+def part_row(
+    part: PartCost, ends: tuple[bool, bool] = (False, False), latency_s: tuple[float, float] | None = None
+) -> NDArray[np.float64]:
     """The figures of one part in the order of COLUMNS. ends: whether it is the first, the last part of its
-    network.
+    network. latency_s: with resident and with streamed weights, if not the
+    cost model's own.
     """
     host_bytes = part.input_bytes * ends[0] + part.output_bytes * ends[1]
     return np.array(
         [
-            *part.latency_s,
+            *(part.latency_s if latency_s is None else latency_s),
             *part.energy_j,
             *part.dram_bytes,
             part.macs,

@@ -7,7 +7,7 @@ from blocks alike, and is applied kernel by kernel: what a block takes does not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,8 +82,17 @@ def _fit_means(kind: ResidualKind, mean: Array, log_error: Array) -> Residual:
         model = GradientBoostingRegressor(
             n_estimators=40, max_depth=3, learning_rate=0.12, min_samples_leaf=5, random_state=0
         )
-    model.fit(mean, log_error)
-    return lambda features: np.asarray(model.predict(features))
+    return _OfMeans(model.fit(mean, log_error))
+
+
+@dataclass(frozen=True)
+class _OfMeans:
+    """A fitted regressor of scikit-learn."""
+
+    model: Any
+
+    def __call__(self, features: Array) -> Array:
+        return np.asarray(self.model.predict(features))
 
 
 @dataclass
@@ -92,7 +101,7 @@ class _Process:
 
     features: Array
     weights: Array
-    reach: float = field(default=1.0)
+    reach: float
 
     def __call__(self, features: Array) -> Array:
         return _kernel(features, self.features, self.reach) @ self.weights

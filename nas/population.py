@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models import PartCost, Target
+from hw_models.calibration import CalibratedLatency
 from hw_models.population import CHUNK, COLUMNS, Position, cost_population, join, part_row
 from nas.cost import part_costs
 from search_spaces.architecture import BlockBits
@@ -81,8 +82,17 @@ class PopulationCost:
     look-ups.
     """
 
-    def __init__(self, space: SearchSpace, target: Target, num_classes: int, in_chans: int = 3) -> None:
-        self.space, self.target = space, target
+    def __init__(
+        self,
+        space: SearchSpace,
+        target: Target,
+        num_classes: int,
+        in_chans: int = 3,
+        latency: CalibratedLatency | None = None,
+    ) -> None:
+        """latency: a calibration of the target's; its expected latencies then take the cost model's place."""
+        self.space, self.target, self.latency = space, target, latency
+        self._global = target if latency is None else latency.started_target
         self.num_classes, self.in_chans = num_classes, in_chans
         self._column = {choice.name: index for index, choice in enumerate(space.choices)}
         self._values = {choice.name: len(choice.values) for choice in space.choices}
@@ -116,7 +126,7 @@ class PopulationCost:
     def _cost_piece(self, genes: Genes) -> Mapping[str, NDArray[np.float64]]:
         by_stage = self.space.granularity == "stage"
         positions = self._stage_positions(genes) if by_stage else self._part_positions(genes)
-        return cost_population(positions, genes.shape[1], self.target)
+        return cost_population(positions, genes.shape[1], self._global)
 
     def _stage_positions(self, genes: Genes) -> list[Position]:
         """One look-up per stage: stem and head are counted to the first and the last."""
@@ -167,7 +177,13 @@ class PopulationCost:
                 present = times is None or times[network] > 0
                 if present and table.lookup[own[network]] < 0:
                     ends = (table.name == "stem", table.name == "head")
-                    table.add(own[network : network + 1], part_row(costs[table.name], ends)[None])
+                    table.add(own[network : network + 1], self._row(costs[table.name], ends)[None])
+
+    def _row(self, part: PartCost, ends: tuple[bool, bool]) -> NDArray[np.float64]:
+        if self.latency is None:
+            return part_row(part, ends)
+        resident_s, streamed_s = self.latency.part_s(part)[:, 0]
+        return part_row(part, ends, (float(resident_s), float(streamed_s)))
 
     def _parts_of(self, genes: NDArray[np.integer]) -> dict[str, PartCost]:
         values = (choice.values[int(index)] for choice, index in zip(self.space.choices, genes, strict=True))

@@ -21,6 +21,7 @@ from nas.errors import UsageError
 from nas.latency import calibrated
 from nas.measure.design import part_pool
 from nas.measure.records import MeasurementStore
+from nas.population import PopulationCost, genes_of
 from nas.problem import pose
 from nas.progress import Narrator
 from nas.report import front_table, networks
@@ -230,3 +231,15 @@ def test_the_least_sure_comes_first_and_nothing_twice():
     first = chosen[0][0]
     again = least_sure(points, points[first : first + 1], 1)
     assert again[0][1] <= sigmas[1] + 1e-9
+
+
+def test_a_population_gives_the_calibrated_latency_of_each_network(folder):
+    target = load_target(TARGET)
+    model = newest(folder).calibration.model(target)
+    space = load_space("metaformer", preset="small")
+    genomes = [space.sample(np.random.default_rng(seed)) for seed in range(4)]
+    by_table = PopulationCost(space, target, 10, latency=model).cost(genes_of(space, genomes))["latency_s"]
+    for genome, seconds in zip(genomes, by_table, strict=True):
+        arch = space.decode(genome)
+        parts = part_costs(list(network_parts(arch, 10)), arch, target)
+        assert seconds == pytest.approx(model.latency(parts).seconds, rel=1e-9)

@@ -1,0 +1,154 @@
+"""Whole networks on a CPU core predicted from measurements of single blocks.
+
+    python -m benchmarks.cpu_latency --out studies/results
+
+Blocks and networks are those of the measurement packs epyc_zen5_core (150 blocks of the space metaformer, in fp32 and
+int8) and epyc_zen5_core_networks (timm networks and networks of the space, none of which was used to choose a block, a
+target value or a setting of the predictor). The predictor is fitted to the blocks of one precision at a time, and, as a
+stricter reading of "at most 150 measurements", to 75 of them in both precisions. A prediction counts as near when it
+lies within 10 percent of the measured latency, or within the spread of its repeats where that is wider.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.provenance import provenance, write_result
+from hw_models import load_target
+from hw_models.factors import FactorPrior
+from hw_models.families import COLUMNS
+from hw_models.measurements import Measurement, load_pack
+from hw_models.predictor import fit_predictor
+from hw_models.samples import Samples
+from nas.calibrate import record_units
+from nas.correlation import spearman
+
+Array = NDArray[np.float64]
+
+TARGET, BLOCKS, NETWORKS = "epyc_zen5_core", "epyc_zen5_core", "epyc_zen5_core_networks"
+MOST = 150
+"""Block measurements that a fit may use."""
+
+
+def samples_of(records: Sequence[Measurement]) -> Samples:
+    target = load_target(TARGET)
+    return Samples.of([record_units(record, target) for record in records], [record.latency_s for record in records])
+
+
+def judge(predicted_s: Array, low_s: Array, high_s: Array, records: Sequence[Measurement]) -> dict[str, float]:
+    """Scores of predictions of networks."""
+    measured = np.array([record.latency_s for record in records])
+    spread = np.array([record.spread_s / record.latency_s for record in records])
+    error = np.abs(predicted_s / measured - 1)
+    return {
+        "spearman": spearman(predicted_s, measured),
+        "within 10 %": float((error <= 0.1).mean()),
+        "within 10 % or spread": float((error <= np.maximum(0.1, spread)).mean()),
+        "within 25 %": float((error <= 0.25).mean()),
+        "mean error": float(error.mean()),
+        "coverage": float(((low_s <= measured) & (measured <= high_s)).mean()),
+        "interval factor": float(np.median(np.sqrt(high_s / low_s))),
+    }
+
+
+def study(
+    blocks: Sequence[Measurement], networks: Sequence[Measurement], precisions: Sequence[str], label: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(scores per precision and kind of network, one row per network) of one fit."""
+    own = [record for record in blocks if record.precision in precisions]
+    step = -(-len(own) // MOST)
+    used = sorted(own, key=lambda record: (record.subject, record.precision))
+    if step > 1:  # the same blocks in every precision
+        kept = sorted({record.subject for record in own})[::step]
+        used = [record for record in used if record.subject in kept]
+    start = time.perf_counter()
+    training = samples_of(used)
+    predictor = fit_predictor(training, FactorPrior.of_cost_model())
+    print(f"{label}: {len(used)} blocks, {time.perf_counter() - start:.0f} s, {predictor.choice}", flush=True)
+    scale = float(np.median(training.measured_s / training.prior_s))
+    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    for precision in precisions:
+        tested = [record for record in networks if record.precision == precision]
+        samples = samples_of(tested)
+        predicted, (low, high) = predictor.predict(samples), predictor.interval(samples)
+        kinds = {"all": np.ones(len(tested), dtype=bool)}
+        drawn = np.array([record.subject.startswith("arch:") for record in tested])
+        kinds |= {"of the space": drawn, "timm": ~drawn}
+        for kind, chosen in kinds.items():
+            records = [record for record, is_chosen in zip(tested, chosen, strict=True) if is_chosen]
+            head = {"fit": label, "blocks": len(used), "precision": precision, "networks": f"{kind} ({len(records)})"}
+            found.append(head | judge(predicted[chosen], low[chosen], high[chosen], records))
+            plain = scale * samples.prior_s[chosen]
+            found.append(head | {"fit": f"{label}: one scale"} | judge(plain, plain, plain, records))
+        rows += _rows(label, tested, samples, predicted, low, high)
+    own_scores = judge(predictor.held_out_s, *predictor.interval(training), used)
+    found.append(
+        {"fit": label, "blocks": len(used), "precision": "+".join(precisions), "networks": "held-out blocks"}
+        | own_scores
+    )
+    return found, rows
+
+
+def _rows(
+    label: str, records: Sequence[Measurement], samples: Samples, predicted: Array, low: Array, high: Array
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "fit": label,
+            "networks": record.subject,
+            "precision": record.precision,
+            "measured_ms": 1e3 * record.latency_s,
+            "spread": record.spread_s / record.latency_s,
+            "predicted_ms": 1e3 * float(predicted[index]),
+            "low_ms": 1e3 * float(low[index]),
+            "high_ms": 1e3 * float(high[index]),
+            "most time in": COLUMNS[int(np.argmax(samples.columns_s[index]))],
+        }
+        for index, record in enumerate(records)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("studies/results"))
+    args = parser.parse_args()
+    blocks, networks = load_pack(BLOCKS), load_pack(NETWORKS)
+    scores, rows = [], []
+    for label, precisions in (("fp32", ["fp32"]), ("int8", ["w8a8"]), ("both", ["fp32", "w8a8"])):
+        found, detail = study(blocks, networks, precisions, label)
+        scores += found
+        rows += detail
+        for one in found:
+            print(
+                {key: round(value, 3) if isinstance(value, float) else value for key, value in one.items()}, flush=True
+            )
+    first = networks[0]
+    result = {
+        "what": "whole networks on one CPU core, predicted from measured blocks alone",
+        **provenance(),
+        "runtime": f"{first.runtime} {first.runtime_version}, one thread",
+        "networks": [*scores, *rows],
+    }
+    columns = (
+        "fit",
+        "blocks",
+        "precision",
+        "networks",
+        "spearman",
+        "within 10 %",
+        "within 10 % or spread",
+        "within 25 %",
+    )
+    write_result(args.out / "cpu_latency", result, columns=(*columns, "mean error", "coverage", "interval factor"))
+
+
+if __name__ == "__main__":
+    main()
