@@ -68,7 +68,7 @@ def farthest_points(points: NDArray[np.float64], count: int) -> list[int]:
 
     Ties go to the earlier row.
     """
-    if not len(points):
+    if not len(points) or count < 1:
         return []
     chosen = [int(np.argmin(((points - points.mean(axis=0)) ** 2).sum(axis=1)))]
     distance = ((points - points[chosen[0]]) ** 2).sum(axis=1)
