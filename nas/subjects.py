@@ -23,8 +23,10 @@ from nas.errors import UsageError
 from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
 from search_spaces.layers import ConvNorm
-from search_spaces.network import Head, MetaFormerBlock, Stem, build_network, fold, fold_
+from search_spaces.mixers import MIXERS
+from search_spaces.network import Head, MetaFormerBlock, build_network, fold, fold_
 from search_spaces.parts import NetworkPart
+from search_spaces.stems import Stem
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def is_exported(name: str) -> bool:
     return (Path(name) / "config.json").is_file()
 
 
+MIXERS_PACKAGE = "search_spaces.mixers"
+
 PART_CLASSES: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (Stem, ConvNorm, MetaFormerBlock, Head)}
 """Classes a measured part may have."""
 
@@ -108,7 +112,8 @@ def describe_part(part: NetworkPart) -> str:
     """The description of a part of a network: JSON."""
     name, source, channels, size, *arguments = part.spec
     data = {"part": name, "channels": channels, "size": size, "arguments": dict(arguments)}
-    return canonical(data | ({"source": source} if source else {}))
+    ours = not source or source.startswith(MIXERS_PACKAGE)  # a plugin's names its text
+    return canonical(data if ours else data | {"source": source})
 
 
 def describe_architecture(arch: Architecture, num_classes: int, in_chans: int = 3) -> str:
@@ -127,7 +132,9 @@ def described_part(description: str) -> NetworkPart:
         data = json.loads(description)
         cls, channels, size = PART_CLASSES[data["part"]], int(data["channels"]), int(data["size"])
         arguments = dict(data["arguments"])
-        spec = (data["part"], str(data.get("source", "")), channels, size, *sorted(arguments.items()))
+        mixer = MIXERS.get(str(arguments.get("mixer")))
+        source = str(data.get("source", mixer.__module__ if mixer else ""))
+        spec = (data["part"], source, channels, size, *sorted(arguments.items()))
         with torch.device("meta"):
             cls(**arguments)
     except (KeyError, TypeError, ValueError) as error:

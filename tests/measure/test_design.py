@@ -38,7 +38,7 @@ def test_the_choice_is_repeatable_distinct_and_wider_than_chance(monkeypatch: py
     again = choose_parts(_SPACE, target, 12, ("w8a8",), 0, 10, 3)
     assert [part.spec for part in chosen] == [part.spec for part in again]
     assert len({part.spec for part in chosen}) == 12
-    mixers = {dict(part.spec[3:]).get("mixer") for part in chosen}
+    mixers = {dict(part.spec[4:]).get("mixer") for part in chosen}
     assert {"dwconv", "mhsa", "pool"} <= mixers
 
 
