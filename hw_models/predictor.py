@@ -233,6 +233,12 @@ def fit_predictor(samples: Samples, prior: FactorPrior | None = None) -> Predict
     return refit_predictor(samples, choose(samples, prior), fold_choices, prior)
 
 
+def fit_blend(samples: Samples, prior: FactorPrior | None = None) -> Blend:
+    """As `fit_predictor`, but predictions alone, without intervals: in a tenth of the time."""
+    prior = prior or FactorPrior.of_cost_model()
+    return _fit_blend(choose(samples, prior), samples, prior)
+
+
 def refit_predictor(
     samples: Samples, choice: Choice, fold_choices: Sequence[Choice], prior: FactorPrior | None = None
 ) -> Predictor:
