@@ -95,13 +95,11 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: s
     from nas.admissible import admissible_space
 
     space, barred = admissible_space(space, targets, spec.space.mixers)
-    for note in barred:
-        narrator.say(note)
-    spec, latencies = calibrated(spec, targets, folder, url, narrator)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
     data = load_images(spec, space, folder, narrator)
-    for note in data.notes:
+    for note in [*barred, *data.notes]:
         narrator.say(note)
+    spec, latencies = calibrated(spec, targets, folder, url, narrator)
     own = [space.plugin.identity] if space.plugin else []
     fitted = [latency.identity for latency in latencies.values()]
     identity = spec.identity(data.identity, *map(_digest, targets.values()), *own, *fitted)

@@ -173,7 +173,7 @@ def test_a_block_is_traced_without_unknown_operations(mixer: str) -> None:
 def test_only_a_mixer_that_is_the_whole_block_has_a_hidden_width(mixer: str) -> None:
     """The supernet takes the parts of two blocks of different expansion for the same."""
     arguments: dict[str, Any] = {"kernel": MIXERS[mixer].kernels[0], "role_width": 16, "activation": "relu"}
-    bound: dict[str, Any] = {"size": 5} if MIXERS[mixer].token_bound else {}
+    bound: dict[str, Any] = {"size": 5} if MIXERS[mixer].token_bound or MIXERS[mixer].sized else {}
     small, large = (MIXERS[mixer](32, expansion=e, **arguments, **bound).state_dict() for e in (1.0, 4.0))
     same = {k: v.shape for k, v in small.items()} == {k: v.shape for k, v in large.items()}
     assert same != MIXERS[mixer].replaces_block
