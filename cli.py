@@ -17,6 +17,7 @@ from nas.commands.options import complain
 from nas.commands.rank import rank
 from nas.commands.search import search, train
 from nas.commands.study import dashboard, export, pareto, studies
+from nas.commands.survey import survey
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -45,7 +46,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(search, train, rank, finalists, pareto, dashboard, export),
+    *(search, survey, train, rank, finalists, pareto, dashboard, export),
     *(cost, measure, calibrate, spaces, targets, studies),
 )
 for command in COMMANDS:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 from typing import Any
 
 from hw_models.block_fusion import Loop, Price, find_loops, fused_peak_bytes
 from hw_models.fusion import Group, fuse
-from hw_models.kernel import kernel_of
+from hw_models.kernel import Kernel, kernel_of
 from hw_models.legality import Infeasible, illegal_ops, memory_violations, worst_of
 from hw_models.memory import Placement, group_traffic, place
 from hw_models.npu import matrix_precision, matrix_seconds, operand_seconds, vector_elements, vector_seconds
@@ -363,6 +363,7 @@ def _group_cost(
             energy_j += vector_elements(workload, op) * factor * target.energy.vector_element_j
     traffic = group_traffic(workload, group, placement, target.memory, passes, loop)
     first = _anchor(workload, group)
+    kernel = kernel_of(workload, first)
     return GroupCost(
         name=first.name,
         kind=first.kind,
@@ -377,7 +378,7 @@ def _group_cost(
         dram_weight_bytes=traffic.dram_weight_bytes,
         onchip_bytes=traffic.onchip_bytes,
         energy_j=energy_j + traffic.onchip_bytes * target.energy.onchip_byte_j,
-        **asdict(kernel_of(workload, first)),
+        **{key: getattr(kernel, key) for key in Kernel.__slots__},
         stripes=stripes,
         stripe_rows=loop.stripe_rows if loop is not None else 0,
         halo_macs=round(done) - macs,

@@ -6,6 +6,7 @@ Equal to `estimate.combine` of the same parts to rounding (tested to 1e-9), beca
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from hw_models.estimate import PartCost
 from hw_models.target import Target
 
 FIGURES = ("latency_s", "energy_j", "macs", "params", "dram_bytes", "peak_onchip_bytes", "weight_bytes")
-"""What is known of every network of a population."""
+"""What is known of every network of a population, besides whether the target can run it ("legal")."""
 
 _SUMMED = (
     "latency_resident_s",
@@ -27,9 +28,14 @@ _SUMMED = (
     "params",
     "weight_bytes",
     "host_bytes",
+    "violations",
 )
-COLUMNS = (*_SUMMED, "peak_onchip_bytes")
-"""Columns of a part table. All but the last are summed over the parts of a network, the last is a maximum."""
+_LARGEST = ("peak_onchip_bytes", "largest_step_bytes")
+COLUMNS = (*_SUMMED, *_LARGEST)
+"""Columns of a part table: the first are summed over the parts of a network, of the last two the largest counts."""
+
+MAXIMA = len(_LARGEST)
+"""Columns at the end that are not sums."""
 
 Position = tuple[NDArray[np.float64], NDArray[np.integer], NDArray[np.float64] | None]
 """A place in the network: the table [rows, len(COLUMNS)] of what can stand there, the row of every network
@@ -56,7 +62,9 @@ def part_row(
             part.params,
             part.weight_bytes,
             host_bytes,
+            len(part.violations),
             part.peak_onchip_bytes,
+            part.largest_step_bytes,
         ],
         dtype=np.float64,
     )
@@ -66,26 +74,25 @@ def cost_population(
     positions: Iterable[Position],
     count: int,
     target: Target,
-) -> Mapping[str, NDArray[np.float64]]:
-    """Figures of `count` networks, each an array [count]."""
+) -> Mapping[str, NDArray[Any]]:
+    """Figures of `count` networks and whether each is legal, arrays [count]."""
     totals = np.zeros((count, len(COLUMNS)))
     taken = np.empty_like(totals)
-    peak = np.zeros(count)
+    largest = np.zeros((count, MAXIMA))
     for table, rows, times in positions:
         np.take(table, rows, axis=0, out=taken, mode="clip")
         if times is None:
-            np.maximum(peak, taken[:, -1], out=peak)
+            np.maximum(largest, taken[:, -MAXIMA:], out=largest)
         else:
-            np.maximum(peak, np.where(times > 0, taken[:, -1], 0.0), out=peak)
+            np.maximum(largest, np.where(times[:, None] > 0, taken[:, -MAXIMA:], 0.0), out=largest)
             taken *= times[:, None]
         totals += taken
-    return _figures(totals, peak, target)
+    return _figures(totals, largest, target)
 
 
-def _figures(
-    totals: NDArray[np.float64], peak: NDArray[np.float64], target: Target
-) -> Mapping[str, NDArray[np.float64]]:
+def _figures(totals: NDArray[np.float64], largest: NDArray[np.float64], target: Target) -> Mapping[str, NDArray[Any]]:
     """The global terms of `estimate.combine`, for arrays."""
+    peak = largest[:, 0]
     column = {name: totals[:, index] for index, name in enumerate(_SUMMED)}
     share = _streamed_share(column["weight_bytes"], target)
     link = target.overhead.link_bytes_per_s
@@ -104,7 +111,18 @@ def _figures(
         "dram_bytes": blend("dram", "bytes"),
         "peak_onchip_bytes": peak,
         "weight_bytes": column["weight_bytes"],
+        "legal": (column["violations"] == 0) & _fits(peak, column["weight_bytes"], largest[:, 1], target),
     }
+
+
+def _fits(
+    peak: NDArray[np.float64], weight_bytes: NDArray[np.float64], step_bytes: NDArray[np.float64], target: Target
+) -> NDArray[np.bool_]:
+    """Whether `legality.memory_violations` has nothing to say."""
+    memory = target.memory
+    behind = weight_bytes + step_bytes if memory.spill else weight_bytes
+    fits = behind <= memory.dram_bytes + memory.resident_weight_bytes
+    return fits if memory.spill else fits & (peak <= memory.onchip_bytes)
 
 
 def _streamed_share(weight_bytes: NDArray[np.float64], target: Target) -> NDArray[np.float64] | float:
@@ -117,6 +135,6 @@ def _streamed_share(weight_bytes: NDArray[np.float64], target: Target) -> NDArra
     return np.where(weight_bytes <= capacity, 0.0, excess)
 
 
-def join(chunks: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+def join(chunks: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     """One population from consecutive pieces of it."""
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in FIGURES}
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in (*FIGURES, "legal")}

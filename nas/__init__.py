@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nas.spec import StudySpec, load_spec, override, parse_setting
     from nas.study import Study, open_study
     from nas.suggest import suggest, suggestion_csv, suggestion_text
+    from nas.survey import run_survey, survey_text
     from nas.workers import leads
 
 _HOME = {
@@ -81,12 +82,14 @@ _HOME = {
     "run_measuring": "nas.measure.ask",
     "run_rank": "nas.rank",
     "run_search": "nas.search",
+    "run_survey": "nas.survey",
     "run_training": "nas.search",
     "show_dashboard": "nas.dashboard",
     "study_summary": "nas.report",
     "suggest": "nas.suggest",
     "suggestion_csv": "nas.suggest",
     "suggestion_text": "nas.suggest",
+    "survey_text": "nas.survey",
     "version": "nas.describe",
     "write_picture": "nas.picture",
     "write_plan": "nas.measure.plan",
@@ -139,12 +142,14 @@ __all__ = [
     "run_measuring",
     "run_rank",
     "run_search",
+    "run_survey",
     "run_training",
     "show_dashboard",
     "study_summary",
     "suggest",
     "suggestion_csv",
     "suggestion_text",
+    "survey_text",
     "version",
     "write_picture",
     "write_plan",

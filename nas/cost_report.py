@@ -12,9 +12,15 @@ from hw_models import CostReport
 from nas.units import BYTES, COUNT, JOULES, SECONDS, format_quantity, shown_unit
 
 
-def cost_table(report: CostReport, rows: int | None = 30) -> Group:
-    """Everything `nas cost` shows of one network. rows: how many of the slowest groups; None for all."""
-    parts: list[Table | Text] = [_totals(report), _bounds(report), _groups(report, rows), *_chains(report)]
+def cost_table(report: CostReport, rows: int | None = 30, width: int = 120) -> Group:
+    """Everything `nas cost` shows of one network. rows: how many of the slowest groups; None for all. width: columns
+    of text; in a narrow one the groups keep their names and lose figures.
+    """
+    parts: list[Table | Text] = []
+    for table in (_totals(report), _bounds(report), _groups(report, rows, width), *_chains(report)):
+        parts.append(Text(str(table.title), "italic", overflow="fold"))  # a title of the table's own wraps at its width
+        table.title = None
+        parts.append(table)
     parts += [Text(f"not feasible on {report.target}: {violation}", "bold red") for violation in report.violations]
     parts += [Text(f"note: {warning}", "yellow") for warning in report.warnings]
     parts.append(Text(f"agreement with silicon: {report.accuracy}", "dim"))
@@ -84,10 +90,13 @@ def _chains(report: CostReport) -> list[Table]:
     chains.pop("", None)
     if not chains:
         return []
-    table = Table(title="Block-fused: kept on chip, stripe by stripe", title_justify="left")
+    table = Table(
+        title="Block-fused: kept on chip, stripe by stripe (rows made at a time, share of the macs repeated)",
+        title_justify="left",
+    )
     table.add_column("from", overflow="fold")
     table.add_column("to", overflow="fold")
-    for column in ("groups", "stripes", "rows each", "macs done again"):
+    for column in ("groups", "stripes", "rows", "repeated"):
         table.add_column(column, justify="right")
     for rows in chains.values():
         macs = sum(row["macs"] for row in rows)
@@ -103,7 +112,7 @@ def _chains(report: CostReport) -> list[Table]:
     return [table]
 
 
-def _groups(report: CostReport, rows: int | None) -> Table:
+def _groups(report: CostReport, rows: int | None, width: int) -> Table:
     """The slowest groups in order of execution."""
     limit = len(report.rows) if rows is None else rows
     slowest = sorted(range(len(report.rows)), key=lambda index: -report.rows[index]["latency_s"])[:limit]
@@ -111,22 +120,29 @@ def _groups(report: CostReport, rows: int | None) -> Table:
     title = (
         "Fused groups" if len(shown) == len(report.rows) else f"The {len(shown)} slowest of {len(report.rows)} groups"
     )
+    columns = {
+        "group": [row["name"] for row in shown],
+        "time": [format_quantity(row["latency_s"], SECONDS, "us") for row in shown],
+        "bound": [row["bound"] for row in shown],
+        "share": [f"{row['latency_s'] / report.latency_s:.1%}" for row in shown],
+        "used": [f"{row['utilization']:.0%}" if row["macs"] else "-" for row in shown],
+        "DRAM": [format_quantity(row["dram_bytes"], BYTES) for row in shown],
+        "macs": [format_quantity(row["macs"], COUNT) if row["macs"] else "-" for row in shown],
+        "energy": [format_quantity(row["energy_j"], JOULES, "uJ") for row in shown],
+        "kind": [row["kind"] for row in shown],
+        "fused": [str(len(row["fused"])) for row in shown],
+    }
+    # Figures that find room, the most telling first; a name too long even so is broken, never cut.
+    room = width - 1
+    kept: list[str] = []
+    for name, cells in columns.items():
+        room -= max(len(name), *(len(cell) for cell in cells), 1) + 3
+        if room >= 0 or len(kept) < 3:
+            kept.append(name)
     table = Table(title=title, title_justify="left")
-    table.add_column("group")
-    table.add_column("kind")
-    for column in ("fused", "time", "share", "bound", "used", "macs", "DRAM", "energy"):
-        table.add_column(column, justify="left" if column == "bound" else "right")
-    for row in shown:
-        table.add_row(
-            row["name"],
-            row["kind"],
-            str(len(row["fused"])),
-            format_quantity(row["latency_s"], SECONDS, "us"),
-            f"{row['latency_s'] / report.latency_s:.1%}",
-            row["bound"],
-            f"{row['utilization']:.0%}" if row["macs"] else "-",
-            format_quantity(row["macs"], COUNT) if row["macs"] else "-",
-            format_quantity(row["dram_bytes"], BYTES),
-            format_quantity(row["energy_j"], JOULES, "uJ"),
-        )
+    for name in kept:
+        right = name not in ("group", "bound", "kind")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "group")
+    for row_cells in zip(*(columns[name] for name in kept), strict=True):
+        table.add_row(*row_cells)
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,16 +30,18 @@ _FIGURES = {
 
 def cost_one(model: str, target: str, input_size: int | None, precision: str | None) -> CostReport:
     """The report of a timm model, an exported folder or an ONNX file. Raises UsageError."""
+    device = find_target(target)  # before anything heavy is loaded
     from nas.cost import cost_model
 
-    return cost_model(model, find_target(target), input_size, precision)
+    return cost_model(model, device, input_size, precision)
 
 
 def cost_many(models: Path, target: str, out: Path | None) -> list[dict[str, Any]]:
     """One row per line of a CSV with columns model, input_size, precision. Raises UsageError."""
+    device = find_target(target)
     from nas.cost import cost_csv
 
-    return cost_csv(models, find_target(target), out)
+    return cost_csv(models, device, out)
 
 
 def plot_one(report: CostReport, target: str, path: Path) -> None:
@@ -52,7 +55,7 @@ def report_text(report: CostReport) -> str:
     """The tables of one network, as plain text."""
     from nas.cost_report import cost_table
 
-    return printed(cost_table(report))
+    return printed(cost_table(report, width=text_width()))
 
 
 def comparison_text(reports: Sequence[CostReport]) -> str:
@@ -84,9 +87,14 @@ def ops_csv(report: CostReport) -> str:
     return stream.getvalue()
 
 
+def text_width() -> int:
+    """Columns of the terminal (or of $COLUMNS), 120 where there is none; never less than what is readable."""
+    return max(72, shutil.get_terminal_size((120, 24)).columns)
+
+
 def printed(content: Any) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=120).print(content)
+    Console(file=stream, width=text_width()).print(content)
     return stream.getvalue().rstrip()
 
 

@@ -1,27 +1,27 @@
 """Cost of whole populations of a search space by table look-up: genes in, arrays of figures out.
 
-Every place a sub-block can stand in has a table, indexed by the genes that decide its cost and filled when a
-population first needs a row. The figures equal those of `nas.cost.cost_architecture` to rounding.
+Every kind of place a sub-block can stand in has a table, indexed by the genes that decide its cost, filled when a
+population first needs a row and kept on disk. The figures equal those of `nas.cost.cost_architecture` to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models import PartCost, Target
+from hw_models import Target
 from hw_models.calibration import CalibratedLatency
-from hw_models.population import CHUNK, COLUMNS, Position, cost_population, join, part_row
-from nas.cost import part_costs
+from hw_models.population import CHUNK, COLUMNS, MAXIMA, cost_population, join
+from nas.part_rows import PartRows, Wanted
+from nas.place_tables import Codes, Genes, Place, Table
+from nas.table_files import TableFile
 from search_spaces.architecture import BlockBits
-from search_spaces.parts import network_parts
 from search_spaces.space import BLOCK_GENES, Genome, SearchSpace
-
-Genes = NDArray[np.integer]
-"""[networks, choices]: for every network and choice of the space, in its order, the index of the value."""
 
 
 def genes_of(space: SearchSpace, genomes: Sequence[Genome]) -> Genes:
@@ -32,46 +32,10 @@ def genes_of(space: SearchSpace, genomes: Sequence[Genome]) -> Genes:
     return np.array(rows, dtype=np.int32).reshape(len(genomes), len(space.choices))
 
 
-@dataclass
-class _Table:
-    """Costs of what can stand at one place of the network: a part, or with one gene per stage a whole stage.
+SAVE_EVERY = 1000
+"""New rows between two writes of the file: the time of some seconds."""
 
-    genes: columns of the gene array that decide the cost, with their number of values. lookup: code of their
-    values -> row of `rows`, -1 when not known yet. stage: number of the stage the place belongs to.
-    """
-
-    name: str
-    stage: int
-    genes: tuple[tuple[int, int], ...]
-    lookup: NDArray[np.int32] = field(init=False)
-    rows: NDArray[np.float64] = field(init=False)
-    used: int = 0
-
-    def __post_init__(self) -> None:
-        size = int(np.prod([values for _, values in self.genes])) * 2  # the last digit: 8- or 16-bit input
-        self.lookup = np.full(size, -1, dtype=np.int32)
-        self.rows = np.zeros((16, len(COLUMNS)))
-
-    def codes(self, genes: Genes, wide_input: NDArray[np.bool_] | None) -> NDArray[np.int32]:
-        """genes: [choices, networks] here, so that a gene lies in one piece of memory."""
-        code = np.zeros(genes.shape[1], dtype=np.int32)
-        for column, values in self.genes:
-            code *= values
-            code += genes[column]
-        code *= 2
-        if wide_input is not None:
-            code += wide_input
-        return code
-
-    def add(self, codes: NDArray[np.integer], rows: NDArray[np.float64]) -> None:
-        while self.used + len(rows) > len(self.rows):
-            self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
-        self.rows[self.used : self.used + len(rows)] = rows
-        self.lookup[codes] = np.arange(self.used, self.used + len(rows))
-        self.used += len(rows)
-
-
-Standing = tuple[_Table, NDArray[np.int32], NDArray[np.float64] | None]
+Standing = tuple[Place, NDArray[np.int32], NDArray[np.float64] | None]
 """A place, the code of every network there, and how often its part occurs (None: once)."""
 
 
@@ -89,11 +53,18 @@ class PopulationCost:
         num_classes: int,
         in_chans: int = 3,
         latency: CalibratedLatency | None = None,
+        *,
+        folder: Path | None = None,
+        workers: int = 1,
+        threads: int = 1,
     ) -> None:
-        """latency: a calibration of the target's; its expected latencies then take the cost model's place."""
-        self.space, self.target, self.latency = space, target, latency
+        """latency: a calibration of the target's; its expected latencies then take the cost model's place.
+        folder: where tables are kept from one run to the next (None, or with a calibration: nowhere). workers:
+        processes that make rows when many are missing. threads: that look up.
+        """
+        self.space, self.target = space, target
         self._global = target if latency is None else latency.started_target
-        self.num_classes, self.in_chans = num_classes, in_chans
+        self._workers, self._threads = workers, threads
         self._column = {choice.name: index for index, choice in enumerate(space.choices)}
         self._values = {choice.name: len(choice.values) for choice in space.choices}
         self._wide = {
@@ -106,10 +77,42 @@ class PopulationCost:
             for stage in range(space.stage_count)
         ]
         self._places = {place.name: place for place in self._all_places()}
-        self._stages = [self._stage_table(stage) for stage in range(space.stage_count)]
+        self._firsts = {place.table.name: place for place in reversed(self._places.values())}
+        self._stages = [self._stage_place(stage) for stage in range(space.stage_count)]
+        bits = ((place.name, self._bits_column(place)) for place in self._firsts.values())
+        columns = tuple((name, column) for name, column in bits if column is not None)
+        self._maker = PartRows(space, target, num_classes, in_chans, columns, latency)
+        folder = folder if latency is None else None
+        self._unsaved: set[str] = set()
+        self._new = 0
+        self._file = TableFile(folder, space, target, num_classes, in_chans) if folder is not None else None
+        for name, (codes, rows) in (self._file.read() if self._file is not None else {}).items():
+            self._firsts[name].table.add(codes, rows)
 
-    def cost(self, genes: Genes) -> dict[str, NDArray[np.float64]]:
-        """Figures (`hw_models.population.FIGURES`) of every network, arrays [networks].
+    @property
+    def rows_known(self) -> int:
+        """Parts whose cost is known."""
+        return sum(place.table.used for place in self._firsts.values())
+
+    def fill(self) -> None:
+        """Make every row that a network of the space can need."""
+        self._make([(place, self._possible(place)) for place in self._firsts.values()])
+        self.save()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every row of the space is there."""
+        return all((place.table.lookup[self._possible(place)] >= 0).all() for place in self._firsts.values())
+
+    def save(self) -> None:
+        """Write rows that are new to disk. Done by itself whenever many are."""
+        if self._file is not None and self._unsaved:
+            self._file.add({name: self._firsts[name].table.known() for name in self._unsaved})
+        self._unsaved, self._new = set(), 0
+
+    def cost(self, genes: Genes) -> dict[str, NDArray[Any]]:
+        """Figures (`hw_models.population.FIGURES`) of every network and whether the target can run it ("legal"),
+        arrays [networks].
 
         Raises ValueError when `genes` has the wrong number of columns or an index outside its choice.
         """
@@ -121,76 +124,94 @@ class PopulationCost:
         if len(genes) and ((columns.min(axis=1) < 0).any() or (columns.max(axis=1) >= limits).any()):
             raise ValueError("a gene lies outside its choice: indices must be >= 0 and below the number of values")
         pieces = [columns[:, start : start + CHUNK] for start in range(0, max(1, len(genes)), CHUNK)]
-        return join([self._cost_piece(piece) for piece in pieces])
+        costed = self._cost_pieces(pieces)
+        if lacking := [number for number, figures in enumerate(costed) if figures is None]:
+            self._prepare(np.concatenate([pieces[number] for number in lacking], axis=1))
+            for number, figures in zip(lacking, self._cost_pieces([pieces[n] for n in lacking]), strict=True):
+                costed[number] = figures
+        return join([figures for figures in costed if figures is not None])
 
-    def _cost_piece(self, genes: Genes) -> Mapping[str, NDArray[np.float64]]:
-        by_stage = self.space.granularity == "stage"
-        positions = self._stage_positions(genes) if by_stage else self._part_positions(genes)
+    def _cost_pieces(self, pieces: Sequence[Genes]) -> list[Mapping[str, NDArray[Any]] | None]:
+        if self._threads < 2 or len(pieces) < 2:
+            return [self._cost_piece(piece) for piece in pieces]
+        with ThreadPoolExecutor(self._threads) as pool:  # numpy lets go of the interpreter while it looks up
+            return list(pool.map(self._cost_piece, pieces))
+
+    def _cost_piece(self, genes: Genes) -> Mapping[str, NDArray[Any]] | None:
+        """None when a row is missing."""
+        positions = []
+        for place, codes, times in self._stages_standing(genes) if self._by_stage else self._standing(genes):
+            rows = place.table.lookup[codes]
+            if (rows < 0 if times is None else (rows < 0) & (times > 0)).any():
+                return None
+            positions.append((place.table.rows, rows if times is None else np.maximum(rows, 0), times))
         return cost_population(positions, genes.shape[1], self._global)
 
-    def _stage_positions(self, genes: Genes) -> list[Position]:
-        """One look-up per stage: stem and head are counted to the first and the last."""
-        positions: list[Position] = []
+    def _prepare(self, genes: Genes) -> None:
+        """Make what these networks lack. genes: [choices, networks]."""
+        if not self._by_stage:
+            self._make(list(self._missing(self._standing(genes))))
+            return
+        lacking = []
+        for place, codes, _ in self._stages_standing(genes):
+            new, first = np.unique(codes[place.table.lookup[codes] < 0], return_index=True)
+            examples = np.flatnonzero(place.table.lookup[codes] < 0)[first]
+            lacking.append(
+                (place, new, [one for one in self._standing(genes[:, examples]) if one[0].stage == place.stage])
+            )
+        self._make([missing for _, _, standing in lacking for missing in self._missing(standing)])
+        for place, new, standing in lacking:
+            place.table.add(new, _stage_rows(standing, len(new)))
+
+    def _missing(self, standing: Iterator[Standing] | Sequence[Standing]) -> Iterator[tuple[Place, Codes]]:
+        for place, codes, times in standing:
+            present = codes if times is None else codes[times > 0]
+            yield place, np.unique(present[place.table.lookup[present] < 0])
+
+    def _make(self, missing: Sequence[tuple[Place, Codes]]) -> None:
+        """Make the rows of some codes of some places, and keep them."""
+        per_table: dict[str, Codes] = {}
+        for place, codes in missing:
+            name = place.table.name
+            per_table[name] = np.union1d(per_table.get(name, codes[:0]), codes)
+        wanted = [
+            Wanted(place.name, place.network(int(code), self._deepest), bool(code % 2))
+            for name, codes in per_table.items()
+            for place in [self._firsts[name]]
+            for code in codes
+            if place.table.lookup[code] < 0
+        ]
+        if not wanted:
+            return
+        rows = self._maker.make(wanted, self._workers)
+        start = 0
+        for name, codes in per_table.items():
+            table = self._firsts[name].table
+            codes = codes[table.lookup[codes] < 0]
+            table.add(codes, rows[start : start + len(codes)])
+            start += len(codes)
+        self._unsaved |= per_table.keys()
+        self._new += len(wanted)
+        if self._new >= SAVE_EVERY:
+            self.save()
+
+    @property
+    def _by_stage(self) -> bool:
+        return self.space.granularity == "stage"
+
+    @property
+    def _deepest(self) -> tuple[int, ...]:
+        """The network of all first values, but with all its blocks."""
+        depths = {f"stage{stage + 1}.depth": int(known.argmax()) for stage, known in enumerate(self._depths)}
+        return tuple(depths.get(choice.name, 0) for choice in self.space.choices)
+
+    def _stages_standing(self, genes: Genes) -> Iterator[Standing]:
+        """Every stage, in order of execution; stem and head are counted to the first and the last."""
         wide: NDArray[np.bool_] | None = None
-        for stage, table in enumerate(self._stages):
-            codes = table.codes(genes, wide)
-            rows = table.lookup[codes]
-            if (missing := np.flatnonzero(rows < 0)).size:
-                new, first = np.unique(codes[missing], return_index=True)
-                table.add(new, self._stage_rows(genes[:, missing[first]], stage))
-                rows = table.lookup[codes]
-            positions.append((table.rows, rows, None))
+        for stage, place in enumerate(self._stages):
+            yield place, place.codes(genes, wide), None
             gene = f"stage{stage + 1}.bits"
             wide = self._wide[gene][genes[self._column[gene]]]
-        return positions
-
-    def _stage_rows(self, genes: Genes, stage: int) -> NDArray[np.float64]:
-        """Sums (peak memory: maxima) over the parts of one stage."""
-        total = np.zeros((genes.shape[1], len(COLUMNS)))
-        standing = [item for item in self._standing(genes) if item[0].stage == stage]
-        for rows, index, times in self._part_positions(genes, standing):
-            taken = rows[index]
-            count = np.ones(len(taken)) if times is None else times
-            total[:, :-1] += taken[:, :-1] * count[:, None]
-            np.maximum(total[:, -1], np.where(count > 0, taken[:, -1], 0.0), out=total[:, -1])
-        return total
-
-    def _part_positions(self, genes: Genes, standing: Sequence[Standing] | None = None) -> list[Position]:
-        """One look-up per part."""
-        standing = list(self._standing(genes)) if standing is None else standing
-        for table, codes, times in standing:
-            missing = table.lookup[codes] < 0
-            if times is not None:
-                missing &= times > 0
-            if missing.any():
-                self._fill(genes, standing, np.flatnonzero(missing), codes)
-        return [(table.rows, np.maximum(table.lookup[codes], 0), times) for table, codes, times in standing]
-
-    def _fill(
-        self, genes: Genes, standing: Sequence[Standing], missing: NDArray[np.intp], codes: NDArray[np.int32]
-    ) -> None:
-        """Cost one network for every missing row, and keep all its parts that are new."""
-        _, first = np.unique(codes[missing], return_index=True)
-        for network in missing[first]:
-            costs = self._parts_of(genes[:, network])
-            for table, own, times in standing:
-                present = times is None or times[network] > 0
-                if present and table.lookup[own[network]] < 0:
-                    ends = (table.name == "stem", table.name == "head")
-                    table.add(own[network : network + 1], self._row(costs[table.name], ends)[None])
-
-    def _row(self, part: PartCost, ends: tuple[bool, bool]) -> NDArray[np.float64]:
-        if self.latency is None:
-            return part_row(part, ends)
-        resident_s, streamed_s = self.latency.part_s(part)[:, 0]
-        return part_row(part, ends, (float(resident_s), float(streamed_s)))
-
-    def _parts_of(self, genes: NDArray[np.integer]) -> dict[str, PartCost]:
-        values = (choice.values[int(index)] for choice, index in zip(self.space.choices, genes, strict=True))
-        arch = self.space.decode({choice.name: value for choice, value in zip(self.space.choices, values, strict=True)})
-        network = list(network_parts(arch, self.num_classes, self.in_chans))
-        costs = part_costs(network, arch, self.target)
-        return {part.name: cost for part, cost in zip(network, costs, strict=True)}
 
     def _standing(self, genes: Genes) -> Iterator[Standing]:
         """Every part's place, in order of execution."""
@@ -225,30 +246,64 @@ class PopulationCost:
         times = depth > block if self.space.granularity == "block" else depth - 1
         return times.astype(np.float64)
 
-    def _all_places(self) -> Iterator[_Table]:
-        yield self._table("stem", 0, "resolution", "stem", "activation", "stage1.width")
+    def _possible(self, place: Place) -> Codes:
+        """Codes that some network has at a place of this kind."""
+        codes = np.arange(len(place.table.lookup), dtype=np.int64)
+        wide = codes % 2 == 1
+        bits = self._bits_column(place)
+        if place.name == "stem" or not any(known.any() for known in self._wide.values()):
+            return codes[~wide]
+        if bits is not None and self._by_stage:  # only blocks with the same bits follow each other
+            own = self._wide[self.space.choices[bits].name][place.table.digit(codes, place.columns.index(bits))]
+            return codes[~wide | own]
+        return codes
+
+    def _bits_column(self, place: Place) -> int | None:
+        """Column of the gene that holds the bits of a block, None for other parts."""
+        return next((column for column in place.columns if self.space.choices[column].name.endswith("bits")), None)
+
+    def _all_places(self) -> Iterator[Place]:
+        """Blocks of a stage share a table: their genes have the same values."""
+        yield self._place("stem", 0, None, "resolution", "stem", "activation", "stage1.width")
         last = self.space.stage_count
         for stage in range(last):
             width = f"stage{stage + 1}.width"
             if stage:
-                yield self._table(
-                    f"stages.{stage}.downsample", stage, "resolution", "stem", f"stage{stage}.width", width
-                )
+                name = f"stages.{stage}.downsample"
+                yield self._place(name, stage, None, "resolution", "stem", f"stage{stage}.width", width)
+            table: Table | None = None
             for block in range(self._distinct_blocks(stage)):
                 prefix = self.space.block_prefix(stage, block)
                 own = [f"{prefix}.{gene}" for gene in BLOCK_GENES]
                 name = f"stages.{stage}.blocks.{block}"
-                yield self._table(name, stage, "resolution", "stem", "norm", "activation", width, *own)
-        yield self._table("head", last - 1, "resolution", "stem", "norm", f"stage{last}.width")
+                place = self._place(name, stage, table, "resolution", "stem", "norm", "activation", width, *own)
+                table = place.table
+                yield place
+        yield self._place("head", last - 1, None, "resolution", "stem", "norm", f"stage{last}.width")
 
-    def _stage_table(self, stage: int) -> _Table:
+    def _stage_place(self, stage: int) -> Place:
         prefix = f"stage{stage + 1}"
         genes = ["resolution", "stem", "norm", "activation", f"{prefix}.depth", f"{prefix}.width"]
         if stage:
             genes.append(f"stage{stage}.width")
-        if self.space.granularity == "stage":
+        if self._by_stage:
             genes += [f"{prefix}.{gene}" for gene in BLOCK_GENES]
-        return self._table(prefix, stage, *genes)
+        return self._place(prefix, stage, None, *genes)
 
-    def _table(self, name: str, stage: int, *genes: str) -> _Table:
-        return _Table(name, stage, tuple((self._column[gene], self._values[gene]) for gene in genes))
+    def _place(self, name: str, stage: int, table: Table | None, *genes: str) -> Place:
+        values = tuple(self._values[gene] for gene in genes)
+        if table is None or table.values != values:
+            table = Table(name, values)
+        return Place(name, stage, tuple(self._column[gene] for gene in genes), table)
+
+
+def _stage_rows(standing: Sequence[Standing], count: int) -> NDArray[np.float64]:
+    """Sums over the parts of one stage, of the last columns the largest."""
+    total = np.zeros((count, len(COLUMNS)))
+    for place, codes, times in standing:
+        taken = place.table.rows[np.maximum(place.table.lookup[codes], 0)]
+        often = np.ones(count) if times is None else times
+        total[:, :-MAXIMA] += taken[:, :-MAXIMA] * often[:, None]
+        largest = np.where(often[:, None] > 0, taken[:, -MAXIMA:], 0.0)
+        np.maximum(total[:, -MAXIMA:], largest, out=total[:, -MAXIMA:])
+    return total

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,20 @@ if TYPE_CHECKING:
     from hw_models.target import Target
     from nas.data.bundle import DataBundle
     from nas.evaluate import Evaluator
+    from nas.population import PopulationCost
     from search_spaces.architecture import Architecture
     from search_spaces.supernet import Supernet
 
 
+TABLES = "tables"
+"""Folder, beside the studies, of what costing has learned of spaces and targets."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A study that is ready to run. `identity` names it: spec, image content, target content."""
+    """A study that is ready to run. `identity` names it: spec, image content, target content. tables: folder of the
+    population's tables.
+    """
 
     spec: StudySpec
     space: SearchSpace
@@ -40,6 +48,7 @@ class Problem:
     data: DataBundle
     identity: str
     latencies: Mapping[str, TargetLatency] = field(default_factory=dict)
+    tables: Path | None = None
 
     def cost(self, architecture: Architecture) -> dict[str, dict[str, Any]]:
         """Target name -> cost summary, with the calibrated latency where there is one; sees no image."""
@@ -54,6 +63,32 @@ class Problem:
 
         parts = list(network_parts(architecture, self.data.num_classes, self.data.in_chans))
         return part_costs(parts, architecture, target)
+
+    def screen(self, architecture: Architecture) -> dict[str, dict[str, Any]]:
+        """As `cost`, to rounding, by table look-up: what earlier runs have costed is known."""
+        from nas.population import genes_of
+
+        if self.latencies:
+            return self.cost(architecture)  # tables hold the plain cost model
+        genes = genes_of(self.space, [self.space.encode(architecture)])
+        costs: dict[str, dict[str, Any]] = {}
+        for name, population in self.populations.items():
+            figures = population.cost(genes)
+            if not figures.pop("legal")[0]:
+                return self.cost(architecture)  # which says what is not legal
+            costs[name] = {key: float(column[0]) for key, column in figures.items()} | {"violations": []}
+        return costs
+
+    @cached_property
+    def populations(self) -> dict[str, PopulationCost]:
+        """Target name -> tables of the space on it."""
+        from nas.population import PopulationCost
+
+        classes, channels = self.data.num_classes, self.data.in_chans
+        return {
+            name: PopulationCost(self.space, target, classes, channels, folder=self.tables)
+            for name, target in self.targets.items()
+        }
 
     def reports(self, architecture: Architecture) -> dict[str, CostReport]:
         """Target name -> the whole cost report of the plain cost model."""
@@ -102,11 +137,11 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: s
     spec, latencies = calibrated(spec, targets, folder, url, narrator)
     own = [space.plugin.identity] if space.plugin else []
     fitted = [latency.identity for latency in latencies.values()]
-    identity = spec.identity(data.identity, *map(_digest, targets.values()), *own, *fitted)
-    return Problem(spec, space, targets, goal, data, identity, latencies)
+    identity = spec.identity(data.identity, *map(target_content, targets.values()), *own, *fitted)
+    return Problem(spec, space, targets, goal, data, identity, latencies, folder / TABLES)
 
 
-def _digest(target: Target) -> str:
+def target_content(target: Target) -> str:
     """What of a target decides a figure, as text: its name and its numbers, not its prose."""
     content = asdict(target)
     for prose in ("title", "description", "accuracy", "sources"):

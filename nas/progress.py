@@ -28,6 +28,10 @@ class Narrator:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._quiet = quiet
 
+    @property
+    def is_quiet(self) -> bool:
+        return self._quiet
+
     def say(self, text: str) -> None:
         if not self._quiet:
             self._console.print(text, markup=False)

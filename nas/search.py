@@ -28,12 +28,17 @@ from nas.samplers import Proposal, Proposer
 from nas.spec import StudySpec, differences, to_toml
 from nas.store import Store, StudyRecord, check_name
 from nas.study import Study, read_study
+from nas.survey import survey
 from nas.trial import Trial
 from nas.workers import Job, Scorer, refuse_torchrun, scorer
 
 if TYPE_CHECKING:
     from nas.evaluate import Evaluation
     from nas.train import TrainedSupernet
+
+
+FEW_SAMPLES, MANY_SAMPLES = 300, 100_000
+"""Networks that tell what share of the space meets the demands: while tables are filled seconds, then less than one."""
 
 
 def run_search(
@@ -112,7 +117,12 @@ def _explore(problem: Problem, store: Store, study: str, score: Scorer, mirror: 
     if trials:
         narrator.say(f"continuing: {len(trials)} of {search.trials} trials are done")
         mirror.add(_without_gaps(trials, range(len(trials))))
-    with narrator.bar("searching") as update:
+    else:
+        _say_share(problem, narrator)
+    with ExitStack() as stack:
+        for population in problem.populations.values():
+            stack.callback(population.save)
+        update = stack.enter_context(narrator.bar("searching"))
         for batch, numbers in enumerate(_batches(search.trials, search.batch)):
             try:
                 for trial in _run_batch(problem, trials, batch, numbers, proposer, score):
@@ -127,6 +137,22 @@ def _explore(problem: Problem, store: Store, study: str, score: Scorer, mirror: 
             if len(told) < len(numbers):
                 narrator.say(f"no new network was found in a space of {problem.space.size}: the search ends here")
                 return
+
+
+def _say_share(problem: Problem, narrator: Narrator) -> None:
+    """How much of the space meets the demands that need no image: so one knows at once that a bound is too tight."""
+    if (
+        narrator.is_quiet
+        or problem.latencies
+        or all(one.axis.objective.needs_images for one in problem.goal.constraints)
+    ):
+        return
+    full = all(population.is_full for population in problem.populations.values())
+    share = survey(problem.populations, problem.goal, MANY_SAMPLES if full else FEW_SAMPLES).together
+    demands = ", ".join(one.text for one in problem.goal.constraints if not one.axis.objective.needs_images)
+    narrator.say(f"share of the space that meets {demands}: {share}")
+    if share.fraction == 0:
+        narrator.warn(f"the bounds may be too tight; `nas survey` shows how the figures of {problem.space.name} spread")
 
 
 def _without_gaps(trials: dict[int, Trial], numbers: range) -> list[Trial]:
@@ -173,7 +199,7 @@ def _run_batch(
 def _admitted(problem: Problem, number: int, proposal: Proposal, seen: set[str]) -> Trial | None:
     """The trial a proposal becomes, costed but not scored; None when nothing new is left."""
     rng = np.random.default_rng((problem.spec.search.seed, 1, number))
-    candidate = admit(proposal.genome, seen, problem.space, problem.goal, problem.cost, rng)
+    candidate = admit(proposal.genome, seen, problem.space, problem.goal, problem.screen, rng)
     if candidate is None:
         return None
     return Trial(
@@ -181,7 +207,7 @@ def _admitted(problem: Problem, number: int, proposal: Proposal, seen: set[str])
         genome=candidate.genome,
         architecture=candidate.architecture,
         accuracy=None,
-        costs=candidate.costs,
+        costs=problem.cost(candidate.architecture),
         moves=candidate.moves,
         sampler_state=proposal.sampler_state,
     )

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from hw_models.workload import MATRIX_KINDS, Op, Tensor, Workload
 from nas.aten import ALIASES, CONSTANT_OPS, FREE_OPS, MATRIX_OPS, Description, describe
+from nas.meta_results import meta_result
 
 
 class TraceError(ValueError):
@@ -118,8 +119,10 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         arguments = kwargs or {}
-        result = func(*args, **arguments)
         name = func.overloadpacket.__name__
+        result = meta_result(name, args, arguments)
+        if result is None:
+            result = func(*args, **arguments)
         plain = name if name in FREE_OPS or name in CONSTANT_OPS or not name.endswith("_") else name[:-1]
         plain = ALIASES.get(plain, plain)
         if plain in FREE_OPS:

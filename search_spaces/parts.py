@@ -20,13 +20,15 @@ class NetworkPart:
     """A piece of a network that is costed by itself.
 
     name: module path. spec: equal for parts of equal cost, bits apart. build: makes the folded module (call it under
-    `torch.device("meta")` to trace it). input_shape: [batch, channels, height, width] with batch 1.
+    `torch.device("meta")` to trace it). input_shape: [batch, channels, height, width] with batch 1. module: equal where
+    the module is, whatever the size of its input.
     """
 
     name: str
     spec: tuple[Any, ...]
     build: Callable[[], nn.Module]
     input_shape: tuple[int, int, int, int]
+    module: tuple[Any, ...] = ()
 
 
 def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> Iterator[NetworkPart]:
@@ -41,7 +43,8 @@ def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> It
 
     def part(name: str, cls: type[nn.Module], side: int, chans: int, source: str = "", **kwargs: Any) -> NetworkPart:
         spec = (cls.__name__, source, chans, side, *sorted(kwargs.items()))
-        return NetworkPart(name, spec, folded(lambda: cls(**kwargs)), (1, chans, side, side))
+        module = (cls.__name__, source, *sorted(kwargs.items()))
+        return NetworkPart(name, spec, folded(lambda: cls(**kwargs)), (1, chans, side, side), module)
 
     first, size = arch.stages[0], arch.resolution
     yield part(

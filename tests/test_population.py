@@ -36,6 +36,7 @@ def test_equals_the_single_network_path(granularity: str, target: Target) -> Non
         single = cost_architecture(space.decode(genome), target, 10).summary()
         for name in FIGURES:
             assert figures[name][index] == pytest.approx(single[name], rel=1e-9), name
+        assert figures["legal"][index] == (not single["violations"])
 
 
 def test_order_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

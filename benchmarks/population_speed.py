@@ -1,0 +1,145 @@
+"""How fast a population is costed once its blocks are known, and how long the tables take to fill.
+
+Beside it, in the same run, the least such a look-up can take: numpy gathering 18 blocks x 8 metrics per architecture
+and adding them up. Run: python -m benchmarks.population_speed [--out studies/results/population_speed]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.provenance import provenance, write_result
+from hw_models import Target, load_target
+from hw_models.population import CHUNK
+from nas.cost import cost_architecture
+from nas.population import PopulationCost
+from search_spaces import load_space
+from search_spaces.space import SearchSpace
+
+POPULATION = 1_000_000
+BLOCKS, METRICS, ROWS = 18, 8, 1000
+CHECKED = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="Write OUT.json and OUT.md.")
+    parser.add_argument("--target", default="npu_40tops")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    target = load_target(options.target)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            _stagewise(target, Path(folder), options.threads, options.repeats),
+            _blockwise(target, options.threads, options.repeats),
+        ]
+    result = {
+        **provenance(),
+        "target": target.name,
+        "architectures": POPULATION,
+        "threads": options.threads,
+        "load": f"{os.getloadavg()[0]:.1f} at the end (other work slows what is measured)",
+        "space": "metaformer/small, all its values; every figure of every architecture at once",
+        "gather": f"numpy taking {BLOCKS} rows of {METRICS} float64 per architecture from tables of {ROWS} rows and "
+        "adding them, same threads and chunks, measured between the others",
+        "networks": rows,
+    }
+    print(json.dumps(result, indent=2))
+    if options.out is not None:
+        write_result(options.out, result, list(rows[0]))
+
+
+def _stagewise(target: Target, folder: Path, threads: int, repeats: int) -> dict[str, Any]:
+    """The default space, with every row its networks can need; then the tables again from disk."""
+    space = load_space("metaformer")
+    population = PopulationCost(space, target, 10, folder=folder, workers=threads, threads=threads)
+    before, start = _cpu_seconds(), time.perf_counter()
+    population.fill()
+    fill_s, fill_cpu_s = time.perf_counter() - start, _cpu_seconds() - before
+    start = time.perf_counter()
+    population = PopulationCost(space, target, 10, folder=folder, workers=threads, threads=threads)
+    from_disk_s = time.perf_counter() - start
+    filled = {"fill_s": fill_s, "fill_cpu_s": fill_cpu_s, "from_disk_s": from_disk_s}
+    return _rates("a gene per stage", space, population, target, threads, repeats) | filled
+
+
+def _blockwise(target: Target, threads: int, repeats: int) -> dict[str, Any]:
+    """Genes of every block of its own, at two resolutions, so that its tables fill in seconds."""
+    space = load_space("metaformer", granularity="block", choices={"resolution": [32, 64], "norm": ["batchnorm"]})
+    space = space.restrict({"mixer": ["dwconv3", "pool", "inception"], "activation": ["relu"]})
+    population = PopulationCost(space, target, 10, threads=threads)
+    nothing = {"fill_s": float("nan"), "fill_cpu_s": float("nan"), "from_disk_s": float("nan")}
+    return _rates("a gene per block", space, population, target, threads, repeats) | nothing
+
+
+def _rates(
+    name: str, space: SearchSpace, population: PopulationCost, target: Target, threads: int, repeats: int
+) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(0, len(choice.values), POPULATION) for choice in space.choices]
+    genes = np.stack(columns, axis=1).astype(np.int32)
+    figures = population.cost(genes)  # also makes the rows that are missing
+    tables = [rng.random((ROWS, METRICS)) for _ in range(BLOCKS)]
+    index = rng.integers(0, ROWS, (BLOCKS, POPULATION)).astype(np.int32)
+    ours, bare = [], []
+    for _ in range(repeats):  # taking turns, so that what else runs on the machine meets both
+        ours.append(_seconds(lambda: population.cost(genes)))
+        bare.append(_seconds(lambda: _gather(tables, index, threads)))
+    errors = []
+    for row in range(CHECKED):
+        genome = {choice.name: choice.values[gene] for choice, gene in zip(space.choices, genes[row], strict=True)}
+        single = cost_architecture(space.decode(genome), target, 10).summary()
+        errors += [abs(figures[key][row] / single[key] - 1) for key in ("latency_s", "energy_j", "peak_onchip_bytes")]
+    return {
+        "genes": name,
+        "rows": population.rows_known,
+        "architectures_per_s": POPULATION / min(ours),
+        "median_per_s": POPULATION / float(np.median(ours)),
+        "bare_gather_per_s": POPULATION / min(bare),
+        "share_of_bare_gather": min(bare) / min(ours),
+        "largest_relative_error": max(errors),
+    }
+
+
+def _gather(tables: list[np.ndarray], index: np.ndarray, threads: int) -> list[np.ndarray]:
+    def piece(start: int) -> np.ndarray:
+        rows = index[:, start : start + CHUNK]
+        total = tables[0].take(rows[0], axis=0)
+        taken = np.empty_like(total)
+        for table, row in zip(tables[1:], rows[1:], strict=True):
+            np.take(table, row, axis=0, out=taken, mode="clip")
+            total += taken
+        return total
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(piece, range(0, index.shape[1], CHUNK)))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _cpu_seconds() -> float:
+    """Processor seconds of this process and of those it has waited for."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Rows of the population's tables: what a part costs at its place, for the genes that decide it.
+
+Rows of one module at several resolutions and bit policies are made together: it is built once, traced once per
+resolution, and costed once per policy. Many rows are made in several processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hw_models import PartCost, Target, Workload, estimate_part
+from hw_models.calibration import CalibratedLatency
+from hw_models.population import COLUMNS, part_row
+from nas.bits import FIXED_BITS, put_precision
+from nas.trace import trace_module
+from search_spaces.architecture import BlockBits
+from search_spaces.parts import NetworkPart, network_parts
+from search_spaces.plugin import install
+from search_spaces.space import SearchSpace, Value
+
+ALONE = 1500
+"""Up to so many rows are made in this process: others take some seconds to start."""
+
+BATCH = 400
+"""Rows another process makes at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A row to be made: the part at `place` of the network with these indices of gene values, and whether what it
+    reads has 16 bits. Networks whose part is the same should be the same network: rows are shared by comparing them.
+    """
+
+    place: str
+    genes: tuple[int, ...]
+    wide_input: bool
+
+
+@dataclass(frozen=True)
+class PartRows:
+    """Makes rows for one space on one target. bits_genes: place -> column of the gene that holds its bits.
+
+    latency: as in `nas.population.PopulationCost`.
+    """
+
+    space: SearchSpace
+    target: Target
+    num_classes: int
+    in_chans: int
+    bits_genes: tuple[tuple[str, int], ...]
+    latency: CalibratedLatency | None = None
+
+    def make(self, wanted: Sequence[Wanted], workers: int) -> NDArray[np.float64]:
+        """[rows, len(COLUMNS)], in the order they were asked for. workers: processes for many rows."""
+        order = sorted(range(len(wanted)), key=lambda number: self._likeness(wanted[number]))
+        rows = np.empty((len(wanted), len(COLUMNS)))
+        if workers < 2 or len(wanted) <= ALONE:
+            for number, row in zip(order, self._rows(wanted[number] for number in order), strict=True):
+                rows[number] = row
+            return rows
+        batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        context = multiprocessing.get_context("spawn")  # a fork would inherit threads and open databases
+        with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            asked = ([wanted[number] for number in batch] for batch in batches)
+            for batch, made in zip(batches, pool.map(self._batch, asked), strict=True):
+                rows[batch] = made
+        return rows
+
+    def _batch(self, wanted: list[Wanted]) -> NDArray[np.float64]:
+        if self.space.plugin is not None:
+            install(self.space.plugin)  # this process has not met it
+        return np.array(list(self._rows(wanted)))
+
+    def _rows(self, wanted: Iterable[Wanted]) -> Iterator[NDArray[np.float64]]:
+        """Rows in the order of `_likeness`; what the next one may share is kept."""
+        kind: tuple[str, tuple[int, ...]] | None = None
+        part: NetworkPart | None = None
+        modules: dict[object, nn.Module] = {}
+        workload: Workload | None = None
+        for one in wanted:
+            bare = one.place, self._without_bits(one)
+            if bare != kind or part is None or workload is None:
+                kind, part = bare, self._part(one)
+                if part.module not in modules:
+                    with torch.device("meta"):
+                        modules = {part.module: part.build()}
+                workload = trace_module(modules[part.module], [part.input_shape], part.name)
+            bits = self._bits_gene.get(one.place)
+            own = FIXED_BITS if bits is None else BlockBits.parse(str(self.space.choices[bits].values[one.genes[bits]]))
+            ends = (one.place == "stem", one.place == "head")
+            incoming = 16 if one.wide_input else 8
+            yield self._row(estimate_part(put_precision(workload, str(own), incoming), self.target, ends), ends)
+
+    def _row(self, part: PartCost, ends: tuple[bool, bool]) -> NDArray[np.float64]:
+        if self.latency is None:
+            return part_row(part, ends)
+        resident_s, streamed_s = self.latency.part_s(part)[:, 0]
+        return part_row(part, ends, (float(resident_s), float(streamed_s)))
+
+    def _part(self, one: Wanted) -> NetworkPart:
+        genome: dict[str, Value] = {
+            choice.name: choice.values[index] for choice, index in zip(self.space.choices, one.genes, strict=True)
+        }
+        arch = self.space.decode(genome)
+        return next(p for p in network_parts(arch, self.num_classes, self.in_chans) if p.name == one.place)
+
+    def _without_bits(self, one: Wanted) -> tuple[int, ...]:
+        bits = self._bits_gene.get(one.place)
+        return tuple(0 if column == bits else index for column, index in enumerate(one.genes))
+
+    def _likeness(self, one: Wanted) -> tuple[object, ...]:
+        """Sorts rows of one module together, and of one of its traces."""
+        bare, at = self._without_bits(one), self._resolution
+        return one.place, bare[:at], bare[at + 1 :], bare[at], one.genes, one.wide_input
+
+    @cached_property
+    def _bits_gene(self) -> dict[str, int]:
+        return dict(self.bits_genes)
+
+    @cached_property
+    def _resolution(self) -> int:
+        return [choice.name for choice in self.space.choices].index("resolution")
