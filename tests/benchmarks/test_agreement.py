@@ -8,19 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.agreement import (
-    DEVICE_TARGETS,
-    Row,
-    bootstrapped,
-    compare_sources,
-    cross_validated,
-    main,
-    read_benchmark,
-    read_groups,
-    spearman,
-    target_of,
-)
+from benchmarks.agreement import main
 from benchmarks.facts import FACTS, findings, markdown
+from benchmarks.published import DEVICE_TARGETS, Row, compare_sources, read_benchmark, read_groups, target_of
+from benchmarks.rank_statistics import bootstrapped, cross_validated, spearman
 from hw_models import list_targets, load_target
 from hw_models.families import COLUMNS as FAMILIES
 from nas.cost import cost_model
