@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.provenance import provenance
 from nas.trace import TraceError, trace_module
 
-COLUMNS = ("model", "input_size", "ops", "macs", "folded_macs", "torch_macs", "params", "seconds", "problem")
+COLUMNS = ("model", "input_size", "ops", "macs", "folded_macs", "torch_macs", "params", "problem")
 """macs: traced; folded_macs: done once, on constants alone; torch_macs: torch's flop counter / 2, their sum."""
 
 
@@ -39,12 +38,11 @@ def trace(name: str, count: bool = True) -> dict[str, Any]:
         return row | {"problem": f"not built: {_line(error)}"}
     shape = (1, *model.default_cfg["input_size"])
     row["input_size"] = "x".join(map(str, shape[1:]))
-    start = time.perf_counter()
     try:
         workload = trace_module(model, [shape], name)
     except TraceError as error:
         return row | {"problem": f"not traced: {_line(error)}"}
-    row |= {"seconds": round(time.perf_counter() - start, 3), "ops": len(workload.ops), "params": workload.params}
+    row |= {"ops": len(workload.ops), "params": workload.params}
     return row | {
         "macs": workload.macs,
         "folded_macs": workload.folded_macs,
@@ -77,8 +75,6 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
     built = [row for row in rows if not row["problem"].startswith("not built")]
     counted = [row for row in traced if row["torch_macs"]]
     unequal = [row for row in counted if int(row["macs"]) + int(row["folded_macs"]) != int(row["torch_macs"])]
-    seconds = sorted(float(row["seconds"]) for row in traced)
-    slowest = max(traced, key=lambda row: float(row["seconds"]))
     lines = [
         "# timm's image models, traced",
         "",
@@ -87,9 +83,7 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
         "",
         f"- {len(built)} can be built, {len(traced)} are traced;",
         f"- of {len(counted) - len(unequal)} of the {len(counted)} that were counted, the macs equal torch's flop",
-        "  counter / 2 exactly;",
-        f"- tracing takes {seconds[len(seconds) // 2]:.2f} s in the median, {float(slowest['seconds']):.2f} s at most "
-        f"({slowest['model']}, {slowest['ops']} ops), one thread of a machine that did other work beside.",
+        "  counter / 2 exactly.",
         "",
         "`timm_traces.csv` has one line a model.",
         "",
@@ -98,7 +92,7 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
         "| model | why |",
         "|---|---|",
     ]
-    lines += [f"| {row['model']} | {row['problem']} |" for row in rows if row["problem"]]
+    lines += [f"| {row['model']} | {row['problem']} |" for row in rows if row["problem"]] or ["| - | - |"]
     if unequal:
         lines += ["", "## Macs that differ from torch's counter", "", "| model | traced | torch |", "|---|---|---|"]
         lines += [

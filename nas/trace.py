@@ -48,13 +48,14 @@ def trace_module(module: nn.Module, input_shapes: Sequence[Sequence[int]], name:
     names = {storage_key(value): key for key, value in _state(module).items()}
     leaves = {name for name, child in module.named_modules() if not any(child.children())}
     recorder = Recorder(label, inputs, names, leaves)
-    with tracing(label, shapes), _module_paths(module, recorder), recorder:
+    cure = "try another input size, or export it to ONNX and name that file"
+    with tracing(label, shapes, cure), _module_paths(module, recorder), recorder:
         result = module(*inputs)
     return recorder.workload(result, shapes, sum(value.numel() for value in module.parameters()))
 
 
 @contextmanager
-def tracing(label: str, shapes: Sequence[Sequence[int]]) -> Iterator[None]:
+def tracing(label: str, shapes: Sequence[Sequence[int]], cure: str) -> Iterator[None]:
     """Attention is written out, nothing is kept for gradients, and whatever goes wrong is one clear line."""
     try:
         with torch.no_grad(), _PlainAttention():
@@ -64,7 +65,7 @@ def tracing(label: str, shapes: Sequence[Sequence[int]]) -> Iterator[None]:
     except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise TraceError(
-            f"{label} cannot be traced on the meta device at input {list(map(list, shapes))}: {first_line}"
+            f"{label} cannot be traced on the meta device at input {list(map(list, shapes))}: {first_line}; {cure}"
         ) from error
 
 

@@ -86,7 +86,8 @@ class _Network:
         self.recorder = Recorder(graph.path.name, self.inputs, names, {node.name for node in graph.nodes})
 
     def workload(self) -> Workload:
-        with tracing(self.graph.path.name, self.shapes), self.recorder:
+        cure = "try another input size, or let the exporter simplify the network"
+        with tracing(self.graph.path.name, self.shapes, cure), self.recorder:
             for node in self.graph.nodes:
                 self._run(node)
         results = [self._tensor(name, self.values[name]) for name in self.graph.outputs]
