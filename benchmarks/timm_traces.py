@@ -82,7 +82,7 @@ def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
         "size, on the meta device, without a download:",
         "",
         f"- {len(built)} can be built, {len(traced)} are traced;",
-        f"- of {len(counted) - len(unequal)} of the {len(counted)} that were counted, the macs equal torch's flop",
+        f"- for {len(counted) - len(unequal)} of the {len(counted)} that were counted, the macs equal torch's flop",
         "  counter / 2 exactly.",
         "",
         "`timm_traces.csv` has one line a model.",
