@@ -182,7 +182,7 @@ def is_onnx(name: str | Path) -> bool:
 
 
 def _cost_onnx(path: Path, target: Target, input_size: int | None, precision: str | None, batch: int) -> CostReport:
-    own = onnx_workload(path, input_size, batch)
+    own, notes = _onnx(path, input_size, batch)
     quantized = bool(own.tensors[0].dtype)
     if precision is not None or not quantized:
         workload = put_precision(own, precision or "w8a8")
@@ -197,7 +197,7 @@ def _cost_onnx(path: Path, target: Target, input_size: int | None, precision: st
         model=str(path),
         precision=label,
         input_shape=workload.input_shapes[0],
-        warnings=[*target_warnings(target), *_folded_work(workload)],
+        warnings=[*target_warnings(target), *_folded_work(workload), *notes],
     )
 
 
@@ -205,15 +205,21 @@ def onnx_workload(path: Path, input_size: int | None = None, batch: int = 1) -> 
     """The traced workload of an ONNX file, remembered as long as the file is not written again. Raises as
     `trace_onnx`.
     """
+    return _onnx(path, input_size, batch)[0]
+
+
+def _onnx(path: Path, input_size: int | None, batch: int) -> tuple[Workload, tuple[str, ...]]:
     stamp = path.stat() if path.is_file() else None
-    return _onnx_workload(path, input_size, batch, (stamp.st_mtime_ns, stamp.st_size) if stamp else None)
+    return _traced_onnx(path, input_size, batch, (stamp.st_mtime_ns, stamp.st_size) if stamp else None)
 
 
 @lru_cache(maxsize=256)
-def _onnx_workload(path: Path, input_size: int | None, batch: int, stamp: tuple[int, int] | None) -> Workload:
-    from nas.onnx_trace import trace_onnx  # onnx is loaded for those who name such a file
+def _traced_onnx(
+    path: Path, input_size: int | None, batch: int, stamp: tuple[int, int] | None
+) -> tuple[Workload, tuple[str, ...]]:
+    from nas.onnx_trace import trace_with_notes  # onnx is loaded for those who name such a file
 
-    return trace_onnx(path, input_size, batch)
+    return trace_with_notes(path, input_size, batch)
 
 
 @lru_cache(maxsize=4096)

@@ -63,7 +63,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as its file describes it. inputs: name -> sizes, an axis without a fixed size as its name."""
+    """A network as its file describes it. inputs: name -> sizes, an axis without a fixed size as its name.
+
+    missing: files that should hold weights and are not there.
+    """
 
     path: Path
     opset: int
@@ -71,6 +74,7 @@ class Graph:
     constants: Mapping[str, Constant]
     inputs: Mapping[str, tuple[int | str, ...]]
     outputs: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def params(self) -> int:
@@ -91,8 +95,8 @@ QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 def read_onnx(path: Path) -> Graph:
     """The network of an ONNX file, its local functions written out.
 
-    Raises TraceError, one line with the cure, for a file that is not readable, not ONNX, empty, or whose weights lie
-    in another file that is missing.
+    Raises TraceError, one line with the cure, for a file that is not readable, not ONNX, empty, or whose sizes and
+    indices lie in another file that is missing. Weights may be missing: they are not read.
     """
     try:
         content = path.read_bytes()
@@ -110,6 +114,7 @@ def read_onnx(path: Path) -> Graph:
         model = inliner.inline_local_functions(model)
     graph = model.graph
     constants = {tensor.name: _constant(tensor, path) for tensor in graph.initializer}
+    missing = tuple(dict.fromkeys(filter(None, (missing_file(tensor, path) for tensor in graph.initializer))))
     nodes: list[Node] = []
     same: dict[str, str] = {}  # name -> the value it is only another name of
     for position, node in enumerate(graph.node):
@@ -125,9 +130,8 @@ def read_onnx(path: Path) -> Graph:
             nodes.append(Node(node.op_type, name, read, tuple(node.output), attributes))
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     inputs = {value.name: _sizes(value, path) for value in graph.input if value.name not in constants}
-    return Graph(
-        path, opset, tuple(nodes), constants, inputs, tuple(same.get(value.name, value.name) for value in graph.output)
-    )
+    outputs = tuple(same.get(value.name, value.name) for value in graph.output)
+    return Graph(path, opset, tuple(nodes), constants, inputs, outputs, missing)
 
 
 def fix_sizes(graph: Graph, input_size: int | None, batch: int | None) -> tuple[tuple[int, ...], ...]:
@@ -189,15 +193,27 @@ def _attribute(attribute: Any, path: Path) -> Any:
 
 def _constant(tensor: Any, path: Path) -> Constant:
     shape = tuple(tensor.dims)
+    small = prod(shape) <= SMALL_ELEMENTS
     if tensor.data_location == TensorProto.EXTERNAL:
-        location = next(entry.value for entry in tensor.external_data if entry.key == "location")
-        if not (path.parent / location).is_file():
-            raise TraceError(f"{path} keeps weights in {location}, which is missing; put that file into {path.parent}")
-        if prod(shape) <= SMALL_ELEMENTS:
+        location = missing_file(tensor, path)
+        if location and small and tensor.data_type not in _FLOATS and tensor.data_type not in FORMATS:
+            raise TraceError(
+                f"{path} keeps sizes or indices ({tensor.name}) in {location}, which is missing; put that file into "
+                f"{path.parent}"
+            )
+        if small and not location:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
             tensor.data_location = TensorProto.DEFAULT
-    small = prod(shape) <= SMALL_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL
-    return Constant(shape, tensor.data_type, onnx.numpy_helper.to_array(tensor) if small else None)
+    known = small and tensor.data_location != TensorProto.EXTERNAL
+    return Constant(shape, tensor.data_type, onnx.numpy_helper.to_array(tensor) if known else None)
+
+
+def missing_file(tensor: Any, path: Path) -> str:
+    """Name of the file that should hold the values of a constant and is not there, "" if all is well."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return ""
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    return "" if (path.parent / location).is_file() else location or "another file"
 
 
 def _constant_node(attributes: Mapping[str, Any]) -> Constant:

@@ -43,10 +43,20 @@ def trace_onnx(path: str | Path, input_size: int | None = None, batch: int | Non
     Raises TraceError, one line with the cure: not an ONNX file, open or missing shapes, sizes that the file fixes
     otherwise, weights in a missing file, an op that no table of `nas.onnx_trace` knows (all of them named).
     """
+    return trace_with_notes(path, input_size, batch)[0]
+
+
+def trace_with_notes(
+    path: str | Path, input_size: int | None = None, batch: int | None = None
+) -> tuple[Workload, tuple[str, ...]]:
+    """As `trace_onnx`, with what a reader of the cost should know of the file."""
     graph = put_together(read_onnx(Path(path)))
     shapes = fix_sizes(graph, input_size, batch)
     _check_ops(graph)
-    return _Network(graph, shapes).workload()
+    notes = [
+        f"{name}, which holds weights of the file, is missing; the cost does not need them" for name in graph.missing
+    ]
+    return _Network(graph, shapes).workload(), tuple(notes)
 
 
 def _check_ops(graph: Graph) -> None:

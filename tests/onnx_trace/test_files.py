@@ -188,12 +188,22 @@ def test_files_that_are_not_onnx(tmp_path: Path) -> None:
 
 
 def test_missing_external_weights(tmp_path: Path) -> None:
-    path = _file(tmp_path, [helper.make_node("Conv", ["x", "w"], ["y"])], {"w": np.ones((6, 4, 5, 5), FLOAT)})
+    """Weights are not needed, and their absence is noted; sizes are needed."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Reshape", ["c", "sizes"], ["y"])]
+    path = _file(tmp_path, nodes, {"w": np.ones((6, 4, 5, 5), FLOAT), "sizes": np.array([1, -1])})
     model = onnx.load(path)
-    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=100)
     assert trace_onnx(path).params == 6 * 4 * 25
+    target = load_target("npu_40tops")
+    whole = cost_model(path, target)
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(TraceError, match=r"keeps weights in weights\.bin, which is missing; put that file into"):
+    path.touch()
+    without = cost_model(path, target)
+    assert without.summary() == whole.summary()
+    assert "weights.bin, which holds weights of the file, is missing" in without.warnings[-1]
+    onnx.save(model, path, save_as_external_data=True, location="all.bin", size_threshold=0)
+    (tmp_path / "all.bin").unlink()
+    with pytest.raises(TraceError, match=r"keeps sizes or indices \(sizes\) in all\.bin, which is missing; put that"):
         trace_onnx(path)
 
 
