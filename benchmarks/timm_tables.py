@@ -76,9 +76,7 @@ def study(file: str, rows: list[Row], cache: Path) -> dict[str, Any]:
         "rho_params": spearman(params, published),
         "rho_roofline": spearman(roofline_times, published),
         "ratio": float(np.median(predicted / published)),
-        "families": dict(
-            zip(("rho", "within_10", "within_25"), cross_validated(np.array(columns), published), strict=True)
-        ),
+        "families": dict(zip(names, cross_validated(np.array(columns), published), strict=True)),
         "fitted": _agreement(after[others], published[others]),
         "values": {item.parameter.key: (item.parameter.prior, item.value, item.verdict) for item in fitted.fitted},
         "sources": _guesses(target),
