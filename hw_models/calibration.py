@@ -129,7 +129,8 @@ class CalibratedLatency:
     def part_s(self, part: PartCost) -> Array:
         """[2, 1 + folds] seconds with resident and with streamed weights, of the whole fit and of every fold's."""
         found = self._parts.get(id(part))
-        if found is None:  # keeping the part keeps its id from being given to another
+        # Keeping the part keeps its id from being given to another; a copy in another process knows foreign ids.
+        if found is None or found[0] is not part:
             ends = [part_units(part, share) for share in (0.0, 1.0)]
             seconds = np.array([[blend.unit_s(units).sum() for blend in self._blends] for units in ends])
             found = self._parts[id(part)] = (part, seconds)
