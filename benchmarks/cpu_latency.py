@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 TARGET, BLOCKS, NETWORKS = "epyc_zen5_core", "epyc_zen5_core", "epyc_zen5_core_networks"
 LIMITS = (
-    "the packs were measured on a machine with other work; some networks have no int8 time; probably the largest reason: "
+    "the packs were measured on a machine with other work; some networks have no int8 time; probably the most: "
     "the cost model counts what it fuses (GELU, hard swish) as free, while ONNX Runtime fuses ReLU alone and leaves "
     "integers for the rest; timm networks hold kernels that no block of the space has (squeeze-excitation, shuffles)"
 )
