@@ -135,6 +135,12 @@ BROKEN = {
 }
 
 
+def test_what_the_standalone_file_would_lack_is_named() -> None:
+    text = with_body("return self.conv(x) * ONE").replace("class Mine", "ONE, TWO = 1.0, 2.0\n\nclass Mine")
+    with pytest.raises(UsageError, match=r"\(exports\): NameError: name 'ONE' is not defined"):
+        check_plugin(Plugin("mine.py", text))
+
+
 @pytest.mark.parametrize("line", ["import search_spaces.layers", "from search_spaces.layers import Add as Sum"])
 def test_an_import_that_a_standalone_file_cannot_hold_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match=r"\(exports\): .*as in `from search_spaces.layers import ConvNorm`"):

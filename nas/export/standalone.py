@@ -54,6 +54,7 @@ def standalone_source(
     imports: dict[str, tuple[str, str]] = {}
     for module in modules:
         if module is search_spaces.network:
+            definitions.pop("MIXERS", None)  # a plugin's own
             definitions["MIXERS"] = _mixer_table({family: mixer.__name__ for family, mixer in mixers.items()})
         _read(module, definitions, imports)
     needed = _closure("MetaFormerNet", definitions)
