@@ -48,6 +48,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "unfair": ("mixers drawn, not dealt", {"train.fairness": False}),
     "alpha": ("alpha-divergence in place of KL", {"train.distillation": "alpha"}),
     "sandwich twice": ("the first with twice the steps", {"train.steps": 300}),
+    "largest first, long": (
+        "the fourth with four times the steps",
+        {"train.single_path_share": 0.85, "train.steps": 1656},
+    ),
+    "single path, long": (
+        "the third with four times the steps",
+        {"train.single_path_share": 1.0, "train.single_path_sizes": "random", "train.steps": 2400},
+    ),
 }
 
 
@@ -57,12 +65,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     parser.add_argument("--count", type=int, default=32, help="networks")
     parser.add_argument("--steps", type=int, default=150, help="steps of each network alone")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
+    parser.add_argument("--variants", default=";".join(VARIANTS), help="names, separated by semicolons")
     args = parser.parse_args()
 
     rows: list[dict[str, Any]] = []
     first: Ranking | None = None
-    for name in args.variants.split(","):
+    for name in args.variants.split(";"):
         what, settings = VARIANTS[name]
         spec = override(StudySpec(), SETTINGS | settings)
         ranking = run_rank(spec, args.dir, count=args.count, steps=args.steps, narrator=Narrator())
@@ -70,7 +78,9 @@ def main() -> None:
         rows.append(
             {"variant": name, "what": what, **_row(ranking, first), "inherited": _inherited(spec, ranking, args)}
         )
-        result = {**provenance(), "settings": SETTINGS, "variants": rows, "first": first.to_dict()}
+        described = {key: value for key, value in first.to_dict().items() if key != "folder"}
+        result = {**provenance(), "settings": SETTINGS, "variants": rows, "first": described}
+        result["by_early_mixer"] = _by_early_mixer(first)
         write_whole(args.out / "ranking.json", json.dumps(result, indent=1) + "\n")
         write_whole(args.out / "ranking.md", _markdown(result, rows, first))
         write_whole(args.out / "ranking.png", rank_picture(first))
@@ -96,6 +106,20 @@ def _row(ranking: Ranking, first: Ranking) -> dict[str, Any]:
         "difference_to_first": difference.to_dict(),
         "one_shot_top1_mean": float(scores[0].mean()),
     }
+
+
+def _by_early_mixer(ranking: Ranking) -> list[dict[str, Any]]:
+    """Mean top-1 of the networks that have a mixer in the first two stages: a mixer that trains faster or slower
+    alone than in the supernet is seen here."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for network in ranking.networks:
+        for mixer in {block.mixer for stage in network.architecture.stages[:2] for block in stage.blocks}:
+            found.setdefault(mixer, []).append((network.alone.top1, network.one_shot.top1))
+    means = [(mixer, len(pairs), *np.mean(pairs, axis=0)) for mixer, pairs in found.items()]
+    return [
+        {"mixer": mixer, "networks": count, "alone": float(alone), "one_shot": float(shared)}
+        for mixer, count, alone, shared in sorted(means, key=lambda row: -row[2])
+    ]
 
 
 def _inherited(spec: StudySpec, ranking: Ranking, args: argparse.Namespace) -> dict[str, Any]:
@@ -135,6 +159,12 @@ def _markdown(result: dict[str, Any], rows: list[dict[str, Any]], first: Ranking
         shown = [_interval(row[key]) for key in ("tau", "tau_in_band", "difference_to_first")]
         cells = [row["variant"], str(row["steps"]), str(row["network_passes"]), *shown, pair, row["what"]]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "## By mixer in the first two stages", "", "| mixer | networks | alone | one-shot, first variant |"]
+    lines += ["|" + "---|" * 4]
+    lines += [
+        f"| {row['mixer']} | {row['networks']} | {row['alone']:.1%} | {row['one_shot']:.1%} |"
+        for row in result["by_early_mixer"]
+    ]
     return "\n".join(lines) + "\n"
 
 
