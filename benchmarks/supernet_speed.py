@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.provenance import provenance, write_result
 from search_spaces.architecture import Architecture
@@ -134,8 +134,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     space = load_space("metaformer", options.preset, mixers=options.mixers.split(","))
-    supernet: nn.Module = Supernet(space, CLASSES).to(memory_format=torch.channels_last).eval()
-    assert isinstance(supernet, Supernet)
+    supernet = Supernet(space, CLASSES).eval()
     figures = switching(supernet, space, options.before)
     archs = by_size(space)
     rows = [forward(supernet, name, arch, options.rounds) for name, arch in archs.items()]
@@ -147,7 +146,7 @@ def main() -> None:
         f"small, median and large in parameters of {DRAWN} networks",
         **provenance(),
         "mixers": ", ".join(space.mixers),
-        "remark": "switching: 'first' in a new supernet, 'new' a network never run after "
+        "remark": "switch: 'first' in a new supernet, 'new' a network never run after "
         f"{options.before} others, 'again' one run before; wall-clock",
         **{
             f"switching, {key}" if "extract" not in key else key: f"{value * 1e3:.3g} ms"

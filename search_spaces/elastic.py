@@ -22,7 +22,8 @@ def shared_index(full: tuple[int, ...], wanted: tuple[int, ...]) -> Index | None
     if len(full) != len(wanted) or any(small > large for small, large in zip(wanted, full, strict=True)):
         raise ValueError(f"a tensor of shape {wanted} must fit into one of shape {full}")
     index = []
-    for dim, (small, large) in enumerate(zip(wanted, full, strict=True)):
+    last = max(dim for dim, (small, large) in enumerate(zip(wanted, full, strict=True)) if small != large)
+    for dim, (small, large) in enumerate(zip(wanted[: last + 1], full, strict=False)):
         start = 0 if dim < 2 else (large - small) // 2
         index.append(slice(start, start + small))
     return tuple(index)

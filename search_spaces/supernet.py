@@ -53,7 +53,8 @@ class Source:
     gain: tuple[nn.Module, str] | None = None
 
     def read(self) -> Tensor:
-        tensor: Tensor = getattr(self.owner, self.attribute)
+        held: dict[str, Any] = self.owner._buffers if self.is_buffer else self.owner._parameters  # getattr is slow
+        tensor: Tensor = held[self.attribute]
         if self.is_buffer:  # a view, so that BatchNorm in training mode can write its statistics
             return tensor if self.index is None else tensor[self.index]
         part = share(tensor, self.index)
@@ -81,6 +82,7 @@ class Piece:
     path: str
     template: nn.Module
     parts: tuple[Part, ...]
+    modules: tuple[nn.Module, ...]
 
     @property
     def sources(self) -> Iterator[Source]:
@@ -88,15 +90,17 @@ class Piece:
 
     def run(self, x: Tensor, training: bool) -> Tensor:
         """What the module computes of `x` with the shared weights."""
-        self.template.train(training)
-        slots = [slot for part in self.parts for slot in part.slots]
-        empty = [holder[key] for holder, key in slots]
+        if any(module.training is not training for module in self.modules):  # other pieces have some of them too
+            self.template.train(training)
+        empty = []
         try:
-            for source, (holder, key) in zip(self.sources, slots, strict=True):
-                holder[key] = source.read()
+            for part in self.parts:
+                for source, (holder, key) in zip(part.sources, part.slots, strict=True):
+                    empty.append((holder, key, holder[key]))
+                    holder[key] = source.read()
             out: Tensor = self.template(x)
         finally:
-            for tensor, (holder, key) in zip(empty, slots, strict=True):
+            for holder, key, tensor in empty:
                 holder[key] = tensor
         return out
 
@@ -195,7 +199,7 @@ class Supernet(nn.Module):
             return module
 
         template = make(**kwargs, build=build) if make is MetaFormerBlock else build("", make, *kwargs.values())
-        return Piece(path, template, tuple(parts))
+        return Piece(path, template, tuple(parts), tuple(template.modules()))
 
     def _connected(self, path: str, name: str, module: nn.Module, kwargs: dict[str, Any]) -> Part:
         shared = self.get_submodule(path)
