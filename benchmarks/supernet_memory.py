@@ -1,0 +1,105 @@
+"""Memory of training a supernet, computed without a GPU: python -m benchmarks.supernet_memory
+
+Method: the supernet is built on the meta device, where tensors have shapes and no storage. Parameters, gradients and
+the two AdamW moments are counted in float32. Activations are what autograd keeps of one forward pass of the step's
+network (`torch.autograd.graph.saved_tensors_hooks`): every storage once, sliced copies of weights among them, the
+shared weights not. In a sandwich step networks run one after the other, each backward before the next forward, so the
+peak is that of the network which keeps most. "bf16" is a pass with weights and images in bfloat16: what autocast keeps,
+but for the few operations that it leaves in float32. Work space of convolutions and the allocator's slack are not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.provenance import provenance, write_result
+from search_spaces.architecture import Architecture
+from search_spaces.metaformer import load_space
+from search_spaces.space import SearchSpace
+from search_spaces.supernet import Supernet
+
+GIB = 2**30
+
+
+def saved_bytes(supernet: Supernet, arch: Architecture, batch: int, dtype: torch.dtype) -> int:
+    """Bytes that autograd keeps between forward and backward of `arch`, weights of the supernet itself left out."""
+    supernet = supernet.to(dtype)
+    own = {value.untyped_storage()._cdata for value in supernet.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        key = tensor.untyped_storage()._cdata
+        if key not in own:
+            kept[key] = tensor  # held, so that no storage takes the place of another
+        return tensor
+
+    x = torch.empty(batch, 3, arch.resolution, arch.resolution, device="meta", dtype=dtype)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = supernet(x.contiguous(memory_format=torch.channels_last), arch)
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del logits
+    return total
+
+
+def largest_of_every_mixer(space: SearchSpace) -> dict[str, Architecture]:
+    """Per mixer word the largest network that has it wherever it may stand, and else the space's first word."""
+    out = {}
+    for word in dict.fromkeys(str(w) for stage in range(4) for w in space[f"stage{stage + 1}.mixer"].values):
+        genome = {choice.name: choice.values[-1] for choice in space.choices}
+        genome |= {"norm": "layernorm", "activation": "gelu"}
+        for stage in range(4):
+            offered = space[f"stage{stage + 1}.mixer"].values
+            genome[f"stage{stage + 1}.mixer"] = word if word in offered else offered[0]
+        out[word] = space.decode(genome)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="mobile")
+    parser.add_argument("--mixers", default="first")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("studies/results/supernet_memory"))
+    options = parser.parse_args()
+    space = load_space(
+        "metaformer",
+        options.preset,
+        mixers=options.mixers.split(","),
+        choices={"resolution": [max(load_space("metaformer", options.preset)["resolution"].values)]},
+    )
+    with torch.device("meta"):
+        supernet = Supernet(space, options.classes).train()
+    parameters = sum(parameter.numel() for parameter in supernet.parameters())
+    fixed = parameters * 4 * 4
+    rows: list[dict[str, Any]] = []
+    for word, arch in largest_of_every_mixer(space).items():
+        row: dict[str, Any] = {"mixer": word}
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            saved = saved_bytes(supernet, arch, options.batch, dtype)
+            row |= {f"activations_{name}_GiB": saved / GIB, f"peak_{name}_GiB": (saved + fixed) / GIB}
+        rows.append(row)
+        print(row, flush=True)
+    worst = max(rows, key=lambda row: row["peak_bf16_GiB"])
+    result = {
+        "what": f"memory of a training step, batch {options.batch}, {space.max_resolution} px, computed, not measured",
+        "space": f"metaformer/{options.preset}, mixers {options.mixers}",
+        **provenance(),
+        "parameters": parameters,
+        "weights, gradients, AdamW moments": f"{fixed / GIB:.2f} GiB in float32",
+        "peak": f"{worst['peak_bf16_GiB']:.1f} GiB in bf16 ({worst['mixer']}), "
+        f"{max(row['peak_fp32_GiB'] for row in rows):.1f} GiB in fp32; one 80 GB GPU has 74.5 GiB",
+        "method": " ".join((__doc__ or "").split("Method: ")[1].split()),
+        "networks": rows,
+    }
+    write_result(options.out, result, list(rows[0]))
+    print(options.out.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
