@@ -5,7 +5,7 @@ the two AdamW moments are counted in float32. Activations are what autograd keep
 network (`torch.autograd.graph.saved_tensors_hooks`): every storage once, sliced copies of weights among them, the
 shared weights not. In a sandwich step networks run one after the other, each backward before the next forward, so the
 peak is that of the network which keeps most. "bf16" is a pass with weights and images in bfloat16: what autocast keeps,
-but for the few operations that it leaves in float32. Work space of convolutions and the allocator's slack are not in it.
+but for the few operations that it leaves in float32. Work space and the allocator's slack are not in it.
 """
 
 from __future__ import annotations
