@@ -46,17 +46,14 @@ def saved_bytes(supernet: Supernet, arch: Architecture, batch: int, dtype: torch
     return total
 
 
-def largest_of_every_mixer(space: SearchSpace) -> dict[str, Architecture]:
-    """Per mixer word the largest network that has it wherever it may stand, and else the space's first word."""
-    out = {}
-    for word in dict.fromkeys(str(w) for stage in range(4) for w in space[f"stage{stage + 1}.mixer"].values):
-        genome = {choice.name: choice.values[-1] for choice in space.choices}
-        genome |= {"norm": "layernorm", "activation": "gelu"}
-        for stage in range(4):
-            offered = space[f"stage{stage + 1}.mixer"].values
-            genome[f"stage{stage + 1}.mixer"] = word if word in offered else offered[0]
-        out[word] = space.decode(genome)
-    return out
+def largest(space: SearchSpace, word: str, elsewhere: str) -> Architecture:
+    """The largest network with mixer `word` wherever it may stand, and `elsewhere` in the stages where it may not."""
+    genome = {choice.name: choice.values[-1] for choice in space.choices}
+    genome |= {"norm": "layernorm", "activation": "gelu"}
+    for stage in range(4):
+        gene = f"stage{stage + 1}.mixer"
+        genome[gene] = word if word in space[gene].values else elsewhere
+    return space.decode(genome)
 
 
 def main() -> None:
@@ -78,8 +75,13 @@ def main() -> None:
     parameters = sum(parameter.numel() for parameter in supernet.parameters())
     fixed = parameters * 4 * 4
     rows: list[dict[str, Any]] = []
-    for word, arch in largest_of_every_mixer(space).items():
-        row: dict[str, Any] = {"mixer": word}
+    everywhere = [str(word) for word in space["stage1.mixer"].values]
+    late = [str(word) for word in space["stage4.mixer"].values if word not in everywhere]
+    for word in (*everywhere, *late):
+        heaviest = max(rows, key=lambda row: row["peak_bf16_GiB"])["mixer"] if word in late else word
+        heaviest = heaviest.split(" ")[0]
+        arch = largest(space, word, heaviest)
+        row: dict[str, Any] = {"mixer": word if word == heaviest else f"{heaviest} then {word}"}
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             saved = saved_bytes(supernet, arch, options.batch, dtype)
             row |= {f"activations_{name}_GiB": saved / GIB, f"peak_{name}_GiB": (saved + fixed) / GIB}
