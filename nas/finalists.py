@@ -117,7 +117,7 @@ def _workshop(study: Study, problem: Problem, weights: str, steps: int | None, l
     rate = learning_rate or train.learning_rate * (GENTLE if weights == "inherited" else 1.0)
     budget = replace(train, steps=steps or train.steps, learning_rate=rate)
     shared = SharedWeights(study.supernet, supernet_identity(problem.space, problem.data, train), problem.space)
-    return Workshop(study.root, problem.data, budget, problem.spec.evaluate, shared)
+    return Workshop(study.root, problem.data, budget, problem.spec.evaluate, shared, plugin=problem.space.plugin)
 
 
 def _costs(study: Study, trial: Trial) -> tuple[float, ...]:

@@ -117,7 +117,9 @@ def run_rank(
     budget = replace(problem.spec.train, steps=steps or problem.spec.train.steps)
     drawn = draw(problem, count, seed)
     folder = folder.resolve()
-    workshop = Workshop(folder, problem.data, budget, problem.spec.evaluate, val_images=val_images)
+    workshop = Workshop(
+        folder, problem.data, budget, problem.spec.evaluate, val_images=val_images, plugin=problem.space.plugin
+    )
     try:
         trained = train_for(problem, folder, narrator)
         one_shot = _one_shot(problem.evaluator(trained.supernet, trained.identity), drawn, narrator)

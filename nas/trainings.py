@@ -32,6 +32,7 @@ from nas.train import load_supernet
 from nas.workers import one_thread, refuse_torchrun
 from search_spaces.architecture import Architecture
 from search_spaces.network import MetaFormerNet, build_network, network_kwargs
+from search_spaces.plugin import Plugin, install
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Workshop:
     """All that a training needs beside itself; it can be sent to another process that sees the same folder.
 
     folder: that of all studies. val_images: how many validation images score a network; None: all. halving: None
-    trains everything to the end.
+    trains everything to the end. plugin: where mixers of the user's own come from.
     """
 
     folder: Path
@@ -127,6 +128,7 @@ class Workshop:
     shared: SharedWeights | None = None
     val_images: int | None = None
     halving: Halving | None = None
+    plugin: Plugin | None = None
 
     def identity(self, training: Training) -> str:
         """Sixteen hexadecimal digits of all that its weights depend on. Bit widths are not among them."""
@@ -138,6 +140,8 @@ class Workshop:
             content.append(self.weights_of_supernet.identity)
         elif training.teacher != "none":
             content.append(weights_identity(training.teacher))
+        if self.plugin is not None:
+            content.append(self.plugin.identity)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def home(self, training: Training) -> Path:
@@ -157,6 +161,8 @@ class Workshop:
         """
         if (known := self.outcome(training)) is not None:
             return known
+        if self.plugin is not None:
+            install(self.plugin)  # this process may not have met it
         home = self.home(training)
         with sole_user(home, f"training {home.name}"):
             outcome = self._train(training, home, progress)
