@@ -38,11 +38,12 @@ def main() -> None:
     parser.add_argument("--target", default="npu_40tops")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--few", action="store_true", help="A few values of every choice: tables fill in seconds.")
     options = parser.parse_args()
     target = load_target(options.target)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
-            _stagewise(target, Path(folder), options.threads, options.repeats),
+            _stagewise(target, Path(folder), options.threads, options.repeats, options.few),
             _blockwise(target, options.threads, options.repeats),
         ]
     result = {
@@ -51,7 +52,7 @@ def main() -> None:
         "architectures": POPULATION,
         "threads": options.threads,
         "load": f"{os.getloadavg()[0]:.1f} at the end (other work slows what is measured)",
-        "space": "metaformer/small, all its values; every figure of every architecture at once",
+        "space": f"metaformer/small, {FEW if options.few else 'all its values'}; a gene per block: always {FEW}",
         "gather": f"numpy taking {BLOCKS} rows of {METRICS} float64 per architecture from tables of {ROWS} rows and "
         "adding them, same threads and chunks, measured between the others",
         "networks": rows,
@@ -61,9 +62,12 @@ def main() -> None:
         write_result(options.out, result, list(rows[0]))
 
 
-def _stagewise(target: Target, folder: Path, threads: int, repeats: int) -> dict[str, Any]:
+FEW = {"resolution": [32, 64], "norm": ["batchnorm"], "mixer": ["dwconv3", "pool"], "activation": ["relu"]}
+
+
+def _stagewise(target: Target, folder: Path, threads: int, repeats: int, few: bool) -> dict[str, Any]:
     """The default space, with every row its networks can need; then the tables again from disk."""
-    space = load_space("metaformer")
+    space = load_space("metaformer", choices=FEW if few else None)
     population = PopulationCost(space, target, 10, folder=folder, workers=threads, threads=threads)
     before, start = _cpu_seconds(), time.perf_counter()
     population.fill()
@@ -77,8 +81,7 @@ def _stagewise(target: Target, folder: Path, threads: int, repeats: int) -> dict
 
 def _blockwise(target: Target, threads: int, repeats: int) -> dict[str, Any]:
     """Genes of every block of its own, at two resolutions, so that its tables fill in seconds."""
-    space = load_space("metaformer", granularity="block", choices={"resolution": [32, 64], "norm": ["batchnorm"]})
-    space = space.restrict({"mixer": ["dwconv3", "pool", "inception"], "activation": ["relu"]})
+    space = load_space("metaformer", granularity="block", choices=FEW)
     population = PopulationCost(space, target, 10, threads=threads)
     nothing = {"fill_s": float("nan"), "fill_cpu_s": float("nan"), "from_disk_s": float("nan")}
     return _rates("a gene per block", space, population, target, threads, repeats) | nothing
