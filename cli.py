@@ -18,6 +18,7 @@ from nas.commands.rank import rank
 from nas.commands.search import search, train
 from nas.commands.study import dashboard, export, pareto, studies
 from nas.commands.survey import survey
+from nas.commands.verify import verify
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -47,7 +48,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(search, survey, train, rank, finalists, pareto, dashboard, export),
-    *(cost, measure, calibrate, spaces, targets, studies),
+    *(cost, measure, calibrate, verify, spaces, targets, studies),
 )
 for command in COMMANDS:
     cli.add_command(command)

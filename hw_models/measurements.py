@@ -316,13 +316,21 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
     return value
 
 
-def list_packs() -> list[str]:
-    """Names of the measurement packs that come with the package."""
-    return sorted(path.stem for path in PACKS_FOLDER.glob("*.csv"))
+def list_packs(*, held_out: bool = False) -> list[str]:
+    """Names of the measurement packs that come with the package: those to calibrate with, or those `held_out` for
+    tests of predictions, which no calibration sees.
+    """
+    return sorted(path.stem for path in _packs_folder(held_out).glob("*.csv"))
 
 
 def load_pack(name: str) -> list[Measurement]:
-    """The measurements of a pack. Raises MeasurementError when there is none of that name."""
-    if name not in list_packs():
-        raise MeasurementError(f"no measurement pack {name!r}; known: {', '.join(list_packs()) or 'none'}")
-    return read_measurements(PACKS_FOLDER / f"{name}.csv")
+    """The measurements of a pack, held out or not. Raises MeasurementError when there is none of that name."""
+    for held_out in (False, True):
+        if name in list_packs(held_out=held_out):
+            return read_measurements(_packs_folder(held_out) / f"{name}.csv")
+    known = [*list_packs(), *list_packs(held_out=True)]
+    raise MeasurementError(f"no measurement pack {name!r}; known: {', '.join(known)}")
+
+
+def _packs_folder(held_out: bool) -> Path:
+    return PACKS_FOLDER / "held_out" if held_out else PACKS_FOLDER

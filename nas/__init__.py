@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nas.measure.plan import write_plan
     from nas.measure.table import export_measurements, import_measurements
     from nas.measure.text import measured_text
+    from nas.measure.verify import verification_text, verify_study
     from nas.objectives import OBJECTIVES
     from nas.picture import picture_form, write_picture
     from nas.progress import Narrator
@@ -90,6 +91,8 @@ _HOME = {
     "suggestion_csv": "nas.suggest",
     "suggestion_text": "nas.suggest",
     "survey_text": "nas.survey",
+    "verification_text": "nas.measure.verify",
+    "verify_study": "nas.measure.verify",
     "version": "nas.describe",
     "write_picture": "nas.picture",
     "write_plan": "nas.measure.plan",
@@ -150,6 +153,8 @@ __all__ = [
     "suggestion_csv",
     "suggestion_text",
     "survey_text",
+    "verification_text",
+    "verify_study",
     "version",
     "write_picture",
     "write_plan",

@@ -145,12 +145,18 @@ def test_bounds_must_hold_the_median() -> None:
         Measurement("board", "a", "network", 8, "fp32", latency_s=3.0, low_s=1.0, high_s=2.0)
 
 
-@pytest.mark.parametrize("name", list_packs())
+@pytest.mark.parametrize("name", [*list_packs(), *list_packs(held_out=True)])
 def test_packs_are_whole(name: str) -> None:
     rows = load_pack(name)
     assert all(row.runtime_version and row.date and row.commit and row.repeats for row in rows)
     assert all(row.low_s <= row.latency_s <= row.high_s for row in rows)
     assert parse_measurements(measurements_csv(rows), name) == rows
+
+
+def test_held_out_networks_are_not_among_what_calibrates() -> None:
+    seen = {row.thing for name in list_packs() for row in load_pack(name)}
+    assert all(row.thing not in seen for name in list_packs(held_out=True) for row in load_pack(name))
+    assert not set(list_packs()) & set(list_packs(held_out=True))
 
 
 def test_no_pack_of_that_name() -> None:

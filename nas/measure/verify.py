@@ -1,0 +1,212 @@
+"""Is a front as fast as predicted? Its networks, measured on a device at hand, beside that device's own predictions.
+
+Predictions of another target say nothing about this device (4-bit weights are slower than 8-bit ones on a CPU), so they
+are not compared.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from hw_models import Target, combine, estimate_part
+from hw_models.measurements import Measurement
+from nas.bits import put_precision
+from nas.calibrate import COSTED
+from nas.calibrations import CalibrationStore
+from nas.correlation import spearman
+from nas.errors import NasError, UsageError
+from nas.export_study import same_problem
+from nas.files import sole_user
+from nas.latency import UNCALIBRATED
+from nas.measure.ask import known_target, open_device, refuse_other_threads, target_name
+from nas.measure.jobs import Job
+from nas.measure.records import MeasurementStore, refuse_other_software
+from nas.measure.run import measure_jobs
+from nas.progress import Narrator
+from nas.store import Store
+from nas.study import Study
+from nas.subjects import architecture_subject, measured_workload
+from nas.units import SECONDS, format_quantity
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of the front on the device. Seconds; the prediction's ends are equal to it where no interval is
+    known.
+    """
+
+    trial: int
+    top1: float
+    predicted_s: float
+    predicted_low_s: float
+    predicted_high_s: float
+    measured_s: float
+    measured_low_s: float
+    measured_high_s: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measured median lies in the prediction interval."""
+        return self.predicted_low_s <= self.measured_s <= self.predicted_high_s
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out. predictor: what predicted. rows: by measured latency. ties: neighbouring trials whose measured
+    intervals overlap. refused: networks without a time, and why.
+    """
+
+    study: str
+    target: str
+    precision: str
+    predictor: str
+    calibrated: bool
+    rows: tuple[Row, ...]
+    ties: tuple[tuple[int, int], ...]
+    refused: dict[str, str]
+
+    @property
+    def rank_agreement(self) -> float:
+        """Spearman's correlation of predicted and measured latency; NaN with fewer than three networks."""
+        if len(self.rows) < 3:
+            return float("nan")
+        return spearman(
+            np.array([row.predicted_s for row in self.rows]), np.array([row.measured_s for row in self.rows])
+        )
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of measurements inside their prediction interval; None without a calibration."""
+        if not self.calibrated or not self.rows:
+            return None
+        return sum(row.inside for row in self.rows) / len(self.rows)
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-able: NaN is null."""
+        agreement = self.rank_agreement
+        return asdict(self) | {
+            "rank_agreement": agreement if np.isfinite(agreement) else None,
+            "coverage": self.coverage,
+        }
+
+
+def verify_study(
+    study: Study,
+    narrator: Narrator,
+    *,
+    device: str = "cpu",
+    target: str | None = None,
+    precision: str = "w8a8",
+    threads: int = 1,
+) -> Verification:
+    """Measure every network of the front on a device of this machine, at one precision for all.
+
+    target: which describes the device; found by itself for known processors. Measurements are kept in the study's
+    database. Raises UsageError for a front of nothing, a precision the device lacks, changed images; NasError when
+    the machine is under load.
+    """
+    if not study.front:
+        raise study.nothing_feasible()
+    data = same_problem(study, narrator).data
+    with closing(Store(study.root, study.url, create=True)) as store:
+        on = open_device(device, study.root / "measure" / "graphs", threads)
+        described = known_target(target or on.default_target())
+        name = target_name(target or described.name)
+        measured = MeasurementStore(store)
+        refuse_other_software(measured, name, on.runtime, on.runtime_version, replace=False)
+        refuse_other_threads(measured, name, threads)
+        subjects = {
+            trial.number: architecture_subject(trial.architecture, data.num_classes, data.in_chans)
+            for trial in study.front
+        }
+        jobs = [Job(subject, precision) for subject in subjects.values()]
+        with sole_user(store.folder / "measure", "the measuring of this folder"):
+            outcome = measure_jobs(jobs, on, name, measured, narrator)
+        found = {
+            (record.subject, record.precision): record
+            for record in measured.of(name)
+            if record.runtime_version == on.runtime_version
+        }
+        predict = _Predictor(described, name, CalibrationStore(store))
+    rows = []
+    for trial in study.front:
+        record = found.get((subjects[trial.number].name, precision))
+        if record is not None:
+            rows.append(_row(trial.number, trial.top1 or 0.0, record, predict(record)))
+    if not rows:
+        raise NasError(
+            f"no network of the front has a time: {next(iter(outcome.refused.values()), 'none was measured')}"
+        )
+    rows.sort(key=lambda row: row.measured_s)
+    ties = tuple((a.trial, b.trial) for a, b in pairwise(rows) if b.measured_low_s <= a.measured_high_s)
+    return Verification(
+        study.name, name, precision, predict.about, predict.calibrated, tuple(rows), ties, outcome.refused
+    )
+
+
+def verification_text(done: Verification) -> str:
+    """The table and what it means, in lines for a person."""
+    lines = [
+        f"study {done.study} on {done.target}, {done.precision}, {len(done.rows)} networks of the front",
+        f"predictions: {done.predictor}",
+        f"{'trial':>6} {'top-1':>7} {'predicted':>24} {'measured (95 percent)':>32} {'ratio':>6}",
+    ]
+    for row in done.rows:
+        predicted, measured = _text(row.predicted_s), _text(row.measured_s)
+        if done.calibrated:
+            predicted += f" ({_text(row.predicted_low_s)} to {_text(row.predicted_high_s)})"
+        measured += f" ({_text(row.measured_low_s)} to {_text(row.measured_high_s)})"
+        ratio = row.measured_s / row.predicted_s
+        lines.append(f"{row.trial:>6} {row.top1:>7.3f} {predicted:>24} {measured:>32} {ratio:>6.2f}")
+    if np.isfinite(done.rank_agreement):
+        lines.append(f"rank agreement of predicted and measured: Spearman {done.rank_agreement:.3f}")
+    else:
+        lines.append("rank agreement needs three networks or more of different latency")
+    if done.coverage is not None:
+        inside = sum(row.inside for row in done.rows)
+        lines.append(f"90 percent intervals hold {inside} of {len(done.rows)} measurements")
+    lines += [
+        f"warning: the order of trials {first} and {second} is within the noise of measuring"
+        for first, second in done.ties
+    ]
+    lines += [f"warning: no time for {name}: {reason}" for name, reason in done.refused.items()]
+    return "\n".join(lines)
+
+
+def _text(seconds: float) -> str:
+    return format_quantity(seconds, SECONDS)
+
+
+class _Predictor:
+    """Latency of a measured network on one target: its newest calibration's, else the cost model's."""
+
+    def __init__(self, target: Target, name: str, calibrations: CalibrationStore) -> None:
+        """Raises UsageError when the stored calibration is of another version of the program."""
+        self._target = target
+        stored = calibrations.newest(name)
+        try:
+            self._model = stored.calibration.model(target) if stored is not None else None
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        self.calibrated = stored is not None
+        self.about = f"{UNCALIBRATED} (`nas calibrate --target {name}`)"
+        if stored is not None:
+            self.about = f"calibration {stored.name}: {stored.calibration.about}"
+
+    def __call__(self, record: Measurement) -> tuple[float, float, float]:
+        """(seconds, low end, high end) of the network that was measured."""
+        precision = COSTED.get(record.precision, record.precision)
+        part = estimate_part(put_precision(measured_workload(record), precision), self._target)
+        if self._model is not None:
+            latency = self._model.latency([part])
+            return latency.seconds, latency.low_s, latency.high_s
+        report = combine([part], self._target)
+        return report.latency_s, report.latency_s, report.latency_s
+
+
+def _row(number: int, top1: float, record: Measurement, predicted: tuple[float, float, float]) -> Row:
+    return Row(number, top1, *predicted, record.latency_s, record.low_s, record.high_s)

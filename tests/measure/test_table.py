@@ -1,0 +1,117 @@
+"""Tables of a board come in with one clear line for everything wrong, plans come back, and exports are imports."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import onnx
+import pytest
+
+from hw_models.measurements import read_measurements
+from nas.errors import UsageError
+from nas.measure.plan import TABLE, write_plan
+from nas.measure.table import export_measurements, import_measurements
+from nas.progress import Narrator
+
+_HEAD = "model,input_size,precision,latency_ms,runtime,runtime_version"
+
+
+def _table(folder: Path, *lines: str) -> Path:
+    path = folder / "board.csv"
+    path.write_text("\n".join([_HEAD, *lines]) + "\n")
+    return path
+
+
+def test_a_table_comes_in_and_goes_out_the_same(tmp_path: Path) -> None:
+    path = _table(tmp_path, "resnet18,224,w8a8,1.5,SDK,2.0", "mobilenetv2_100,192,w8a8,0.5,SDK,2.0")
+    done = import_measurements(path, "my_npu", tmp_path, None)
+    assert (done.target, len(done.records), done.replaced) == ("my_npu", 2, 0)
+    (tmp_path / "out.csv").write_text(export_measurements(tmp_path, None, "my_npu"))
+    again = read_measurements(tmp_path / "out.csv")
+    assert sorted(again, key=str) == sorted(done.records, key=str)
+    assert import_measurements(tmp_path / "out.csv", "my_npu", tmp_path, None).replaced == 2
+    assert len(export_measurements(tmp_path, None).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("resnet19,224,w8a8,1.5,SDK,2.0", "line 3: 'resnet19' is neither"),
+        ("resnet18,224,w8a8,1.6,SDK,2.1", "from SDK 2.0 and from SDK 2.1"),
+        ("resnet18,224,w8a8,-1,SDK,2.0", "line 3: latency_ms must be positive"),
+        ("mobilenetv2_100,224,w8a8,9,SDK,2.0", "lines 2 and 3 disagree"),
+    ],
+)
+def test_a_wrong_line_leaves_nothing_behind(tmp_path: Path, line: str, said: str) -> None:
+    path = _table(tmp_path, "mobilenetv2_100,224,w8a8,1.5,SDK,2.0", line)
+    with pytest.raises(UsageError, match=r"board\.csv") as caught:
+        import_measurements(path, "my_npu", tmp_path, None)
+    assert said in str(caught.value)
+    with pytest.raises(UsageError, match="no measurements"):
+        export_measurements(tmp_path, None)
+
+
+def test_another_version_is_refused_or_replaces(tmp_path: Path) -> None:
+    import_measurements(_table(tmp_path, "resnet18,224,w8a8,1.5,SDK,2.0"), "my_npu", tmp_path, None)
+    newer = _table(tmp_path, "resnet34,224,w8a8,2.5,SDK,2.1")
+    with pytest.raises(UsageError, match=r"SDK 2\.0, these are from SDK 2\.1: times of different software do not mix"):
+        import_measurements(newer, "my_npu", tmp_path, None)
+    import_measurements(newer, "my_npu", tmp_path, None, replace_other=True)
+    text = export_measurements(tmp_path, None, "my_npu")
+    assert "resnet34" in text
+    assert "resnet18" not in text
+
+
+def _planned(folder: Path, **more: int) -> Path:
+    asked = {"blocks": 2, "networks": 1} | more
+    return write_plan("npu_40tops", folder / "plan", Narrator(quiet=True), preset="small", **asked)
+
+
+def _fill(plan: Path, times: dict[str, str]) -> None:
+    with (plan / TABLE).open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        row["latency_ms"] = next((time for word, time in times.items() if word in row["file"]), "")
+    with (plan / TABLE).open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_plan_is_timed_filled_in_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.design.POOL", 30)
+    plan = _planned(tmp_path)
+    with (plan / TABLE).open(newline="") as stream:
+        files = [row["file"] for row in csv.DictReader(stream)]
+    assert len(files) == 5
+    for file in files:
+        for path in (plan / file, plan / file.replace(".onnx", "-qdq.onnx")):
+            onnx.checker.check_model(onnx.load(str(path)))
+    assert f"nas measure import {TABLE} --target npu_40tops" in (plan / "README.md").read_text()
+    with pytest.raises(UsageError, match="holds no measurements"):
+        import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
+
+    with pytest.raises(UsageError, match="exists"):
+        _planned(tmp_path)
+
+    _fill(plan, {"-x1": "0.5", "-x3": "0.9", "networks": "4"})
+    done = import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
+    blocks = [record for record in done.records if record.kind == "block"]
+    assert [record.latency_s for record in blocks] == pytest.approx([0.2e-3] * 2)
+    assert [record.latency_s for record in done.records if record.kind == "network"] == [pytest.approx(4e-3)]
+
+    for times, said in (
+        ({"-x1": "0.9", "-x3": "0.5"}, "no longer than the block alone"),
+        ({"-x3": "0.5"}, "the block alone has none"),
+    ):
+        _fill(plan, times)
+        with pytest.raises(UsageError, match=said):
+            import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
+    _fill(plan, {"networks": "4"})
+    assert len(import_measurements(plan / TABLE, "npu_40tops", tmp_path, None).empty) == 4
+    text = (plan / TABLE).read_text().replace('""dim""', '""dmi""')
+    (plan / TABLE).write_text(text)
+    _fill(plan, {"-x1": "0.5", "-x3": "0.9"})
+    with pytest.raises(UsageError, match=r"does not describe a block|was changed"):
+        import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
