@@ -36,7 +36,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import UNORDERED, SearchSpace
 from search_spaces.supernet import Supernet
 
-FORMAT = 3
+FORMAT = 4
 """Raised when training changes what the same spec gives."""
 
 

@@ -53,11 +53,6 @@ class RepBatchNorm2d(nn.Module):
         scale, shift = norm_affine(self.bn)
         return scale + self.alpha.double(), shift
 
-    @torch.no_grad()
-    def damp_(self, gain: float) -> None:
-        for tensor in (self.bn.weight, self.ln.weight, self.alpha):
-            tensor.mul_(gain)
-
 
 NORM_LAYERS: dict[str, type[nn.Module]] = {
     "batchnorm": nn.BatchNorm2d,

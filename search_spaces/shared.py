@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from search_spaces.channel_mixers import CHANNEL_MIXER_LAYERS, make_gate
-from search_spaces.layers import damp_, make_divisible
+from search_spaces.layers import make_divisible
 from search_spaces.mixers import MIXERS
 from search_spaces.network import bound_size
 from search_spaces.norms import NORM_LAYERS
@@ -94,11 +94,6 @@ class SharedBlock(nn.Module):
             norm1 = shared_norms(offered.norms, dim)
             if family != "identity" and not mixer.norm_inside:
                 self.norm1[family] = norm1
-            if mixer.norm_after:
-                for norm in norm1.values():
-                    damp_(norm)
-            elif family != "identity" and not mixer.residual_inside:
-                damp_(mixer.output_layer())
             if leader is not None and family in leader.token_mixer:
                 _multiplex_(mixer, leader.token_mixer[family])
         self.norm2 = shared_norms(offered.norms, dim)
@@ -107,7 +102,6 @@ class SharedBlock(nn.Module):
             make = CHANNEL_MIXER_LAYERS[kind]
             channel_mixer = make(dim, offered.expansion, offered.activation)
             channel_mixer.gate = _gates(offered.gates, hidden, dim)
-            damp_(channel_mixer.fc2)
             self.mlp[kind] = channel_mixer
 
 

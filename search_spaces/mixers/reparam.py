@@ -10,8 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from search_spaces.layers import BRANCH_GAIN, ConvNorm, fold_norm_after, norm_affine
+from search_spaces.layers import ConvNorm, fold_norm_after, norm_affine
 from search_spaces.mixers.contract import TokenMixer
+
+LAYER_SCALE = 0.1
+"""Where the layer scale of a RepMixer starts: small, so that a block begins near the identity. Estimated."""
 
 
 class ParallelDepthwise(nn.Module):
@@ -123,7 +126,7 @@ class RepMixer(TokenMixer):
         self.dwconv = ParallelDepthwise(dim, kernel, {"main": (kernel, 1), "scale": (1, 1)})
         self.skip: nn.Module = nn.BatchNorm2d(dim)
         self.norm: nn.Module = nn.BatchNorm2d(dim)
-        self.layer_scale: nn.Parameter | None = nn.Parameter(torch.full((dim,), BRANCH_GAIN))
+        self.layer_scale: nn.Parameter | None = nn.Parameter(torch.full((dim,), LAYER_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.layer_scale is None:
