@@ -1,0 +1,150 @@
+"""Measuring for real: fused graphs in ONNX Runtime, recorded one by one, resumed, refused under load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hw_models.measurements import Measurement
+from nas.errors import Interrupted, NasError, UsageError
+from nas.measure.ask import run_measuring
+from nas.measure.cpu import CpuDevice
+from nas.measure.design import part_pool
+from nas.measure.graphs import unfused
+from nas.measure.jobs import CHAIN, Job, prepare
+from nas.measure.records import MeasurementStore
+from nas.measure.run import groups, measure_jobs
+from nas.progress import Narrator
+from nas.store import Store
+from nas.subjects import part_subject
+from search_spaces import load_space
+
+_SPACE = load_space("metaformer", "small").restrict({"resolution": [24]})
+_QUIET = Narrator(quiet=True)
+
+
+@pytest.fixture
+def unexcited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run on busy machines: every time is believed."""
+    monkeypatch.setattr("nas.measure.timing.CALM", 1e9)
+    monkeypatch.setattr("nas.measure.timing.NOISY", 1e9)
+    monkeypatch.setattr("nas.measure.timing.SLICE_S", 1e-4)
+
+
+def _jobs(count: int) -> list[Job]:
+    parts = [part for part in part_pool(_SPACE, 12, 0, 10, 3) if part.spec[0] == "MetaFormerBlock"]
+    return [Job(part_subject(part), precision) for part in parts[:count] for precision in ("fp32", "w8a8")]
+
+
+@pytest.mark.parametrize("mixer", ["dwconv", "mhsa", "pool", "inception", "relu_linear"])
+@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
+def test_blocks_are_fused(mixer: str, precision: str, tmp_path: Path) -> None:
+    pool = part_pool(load_space("metaformer", "small", mixers=[mixer, "identity"]), 60, 0, 10, 3)
+    part = next(part for part in pool if dict(part.spec[4:]).get("mixer") == mixer)
+    notes = prepare(Job(part_subject(part), precision), tmp_path)
+    assert notes["unfused"] == []
+    matrix = "QLinearConv" if precision == "w8a8" else "Conv"
+    assert notes["ops"].get(matrix, 0) >= 2
+
+
+def test_a_graph_in_pieces_is_noticed() -> None:
+    assert unfused({"Conv": 3, "Erf": 1}, "fp32") == ["1 Erf"]
+    assert unfused({"QLinearConv": 3, "Conv": 2}, "w8a8") == ["2 Conv"]
+
+
+def test_a_block_is_timed_in_a_chain_and_other_parts_less_their_reorders() -> None:
+    pool = part_pool(_SPACE, 12, 0, 10, 3)
+    for part in pool:
+        terms = Job(part_subject(part), "fp32").terms
+        weights = np.array([weight for _, weight in terms])
+        copies = np.array([graph.copies for graph, _ in terms])
+        own = np.array([graph.subject.kind == "block" for graph, _ in terms])
+        assert (weights * copies)[own].sum() == pytest.approx(1.0)  # once the part itself
+        assert (weights * copies)[~own].sum() == pytest.approx(0.0)  # and none of the probes' convolutions
+    assert CHAIN > 1
+
+
+def test_measured_recorded_and_not_measured_again(tmp_path: Path, unexcited: None) -> None:
+    store = MeasurementStore(Store(tmp_path, create=True))
+    device = CpuDevice(tmp_path / "graphs")
+    jobs = _jobs(2)
+    first = measure_jobs(jobs, device, "core", store, _QUIET)
+    assert len(first.measured) + len(first.refused) == len(jobs)
+    records = store.of("core")
+    assert sorted(records, key=str) == sorted(first.measured, key=str)
+    assert records
+    for record in records:
+        assert 0 < record.low_s <= record.latency_s <= record.high_s
+        assert record.condition()["threads"] == 1
+        assert all((record.runtime_version, record.commit, record.date))
+    again = measure_jobs(jobs, device, "core", store, _QUIET)
+    assert again.known == len(records)
+
+
+class _Stops(CpuDevice):
+    """A device at which Ctrl-C comes with the second group."""
+
+    opened = 0
+
+    def forget(self, jobs: object) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, unexcited: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.run.TURN", 2)
+    store = MeasurementStore(Store(tmp_path, create=True))
+    with pytest.raises(Interrupted, match="measurements are saved; the same command goes on"):
+        measure_jobs(_jobs(2), _Stops(tmp_path / "graphs"), "core", store, _QUIET)
+    assert len(store.of("core")) <= 1
+
+
+def test_a_machine_under_load_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.timing.CALM", 0.0)  # never at peace
+    monkeypatch.setattr("nas.measure.timing.PATIENCE_S", 0.01)
+    monkeypatch.setattr("nas.measure.run.REST_S", 0.0)
+    monkeypatch.setattr("nas.measure.run.TRIES", 1)
+    monkeypatch.setattr("nas.measure.run.MOST_REFUSED", 2)
+    store = MeasurementStore(Store(tmp_path, create=True))
+    with pytest.raises(NasError, match="the machine is under load"):
+        measure_jobs(_jobs(1), CpuDevice(tmp_path / "graphs"), "core", store, _QUIET)
+    assert store.of("core") == []
+
+
+def test_groups_keep_the_order_and_their_size() -> None:
+    jobs = _jobs(3)
+    made = groups(jobs)
+    assert [job for group in made for job in group] == jobs
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"precisions": ["w4a8"]}, "times fp32, w8a8, not w4a8"),
+        ({"models": ["resnet19"]}, "did you mean"),
+        ({"preset": "huge", "networks": 1}, "presets"),
+        ({"threads": 4096}, "--threads must be 1 to"),
+        ({"budget": 0}, "must be positive"),
+        ({"target": "nonesuch"}, "unknown target"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(tmp_path: Path, asked: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        run_measuring(tmp_path, None, _QUIET, **({"target": "npu_40tops", "models": ["resnet18"]} | asked))  # type: ignore[arg-type]
+
+
+def test_no_gpu_is_one_line(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UsageError, match="no CUDA device"):
+        run_measuring(tmp_path, None, _QUIET, device="cuda")
+
+
+def test_times_of_other_threads_do_not_mix(tmp_path: Path) -> None:
+    record = Measurement("npu_40tops", "resnet18", "network", 224, "fp32", 1.0, conditions='{"threads":2}')
+    MeasurementStore(Store(tmp_path, create=True)).put([record])
+    with pytest.raises(UsageError, match=r"--replace|threads"):
+        run_measuring(tmp_path, None, _QUIET, target="npu_40tops", models=["resnet18"])
