@@ -234,6 +234,11 @@ def calibration_text(outcome: Outcome, where: str = "") -> str:
             f"{report['interval_coverage']:.0%} of the held-out",
             report["worst_have_in_common"],
         ]
+        if report["spearman"] < report["uncalibrated_spearman"]:
+            lines.append(
+                "CAUTION: it orders the held-out measurements worse than the cost model does: look at the worst below "
+                "for mistakes in the measurements, or add more"
+            )
         for row in report["worst"]:
             ratio = row["measured_over_predicted"]
             lines.append(f"  {row['name']} at {row['input_size']} in {row['precision']}: {ratio:.2f} x predicted")

@@ -93,6 +93,10 @@ def import_(table: Path, target: str, replace: bool, folder: Path, url: str | No
     networks = sum(record.kind == "network" for record in done.records)
     blocks = len(done.records) - networks
     click.echo(f"{done.target}: {networks} networks and {blocks} blocks taken in, {done.replaced} of them again")
+    if done.target not in {shipped["name"] for shipped in nas.describe_targets()}:
+        click.echo(
+            f"no target {done.target} ships with the program: calibrate with its file, --target {done.target}.toml"
+        )
 
 
 @measure.command()

@@ -48,6 +48,7 @@ def search(
     click.echo(f"\nEverything is in {study.root}: picture {study.folder / 'front.png'}")
     click.echo(f"Next: nas pareto{where}       the front again (--json, --csv, --plot FILE)")
     click.echo(f"      nas dashboard{where}    the study in Optuna Dashboard")
+    click.echo(f"      nas finalists{where}    the front trained by itself: better weights for the export")
     click.echo(f"      nas export{where} --front --out exported    timm packages and ONNX files")
 
 
