@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nas.search import run_search, run_training
     from nas.spec import StudySpec, load_spec, override, parse_setting
     from nas.study import Study, open_study
-    from nas.suggest import suggest, suggestion_csv, suggestion_text
+    from nas.suggest import suggest_measurements, suggestion_csv, suggestion_text
     from nas.survey import run_survey, survey_text
     from nas.workers import leads
 
@@ -87,7 +87,7 @@ _HOME = {
     "run_training": "nas.search",
     "show_dashboard": "nas.dashboard",
     "study_summary": "nas.report",
-    "suggest": "nas.suggest",
+    "suggest_measurements": "nas.suggest",
     "suggestion_csv": "nas.suggest",
     "suggestion_text": "nas.suggest",
     "survey_text": "nas.survey",
@@ -149,7 +149,7 @@ __all__ = [
     "run_training",
     "show_dashboard",
     "study_summary",
-    "suggest",
+    "suggest_measurements",
     "suggestion_csv",
     "suggestion_text",
     "survey_text",

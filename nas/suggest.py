@@ -42,7 +42,7 @@ FEATURE_SPREAD, NOISE = 0.15, 0.05
 """How far a feature bends the log time of a kernel, and how far a measurement scatters: estimated."""
 
 
-def suggest(
+def suggest_measurements(
     target_name: str,
     count: int,
     folder: Path,

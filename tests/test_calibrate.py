@@ -29,7 +29,7 @@ from nas.search import run_search
 from nas.spec import to_toml
 from nas.store import Store
 from nas.subjects import part_subject
-from nas.suggest import least_sure, suggest, suggestion_csv
+from nas.suggest import least_sure, suggestion_csv
 from search_spaces import load_space
 from search_spaces.parts import network_parts
 
@@ -211,14 +211,14 @@ def test_risk_without_a_calibration_is_refused(tmp_path):
 
 
 def test_suggestions_are_new_and_can_be_taken_in(folder, tmp_path, records):
-    rows = suggest(TARGET, 5, folder, None, preset="small")
+    rows = suggest_measurements(TARGET, 5, folder, None, preset="small")
     assert len({row["model"] for row in rows}) == 5
     assert not {row["model"] for row in rows} & {record.subject for record in records}
     table = tmp_path / "next.csv"
     table.write_text(suggestion_csv([row | {"latency_ms": 1.0} for row in rows]))
     assert [record.subject for record in read_measurements(table, TARGET)] == [r["model"] for r in rows]
     with pytest.raises(UsageError, match="at least 1"):
-        suggest(TARGET, 0, folder, None)
+        suggest_measurements(TARGET, 0, folder, None)
 
 
 def test_the_least_sure_comes_first_and_nothing_twice():

@@ -28,7 +28,9 @@ def calibrate(
 ) -> None:  # fmt: skip
     """Fit predictions of a target to its measurements, and store that for searches."""
     if suggest is not None:
-        rows = nas.suggest(target, suggest, folder, url, space=space, preset=preset, precisions=words(precisions))
+        rows = nas.suggest_measurements(
+            target, suggest, folder, url, space=space, preset=preset, precisions=words(precisions)
+        )
         if csv_file is not None:
             nas.write_whole(csv_file, nas.suggestion_csv(rows))
         click.echo(json.dumps(rows, indent=2) if as_json else nas.suggestion_text(rows))
