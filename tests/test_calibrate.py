@@ -29,7 +29,7 @@ from nas.search import run_search
 from nas.spec import to_toml
 from nas.store import Store
 from nas.subjects import part_subject
-from nas.suggest import least_sure, suggestion_csv
+from nas.suggest import least_sure, suggest_measurements, suggestion_csv
 from search_spaces import load_space
 from search_spaces.parts import network_parts
 
