@@ -19,12 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cost_speed import made_up_calibration
 from benchmarks.provenance import provenance, write_result
 from hw_models import Target, load_target
+from hw_models.calibration import CalibratedLatency
 from hw_models.population import CHUNK
-from nas.cost import cost_architecture
+from nas.cost import cost_architecture, part_costs
 from nas.population import PopulationCost
 from search_spaces import load_space
+from search_spaces.parts import network_parts
 from search_spaces.space import SearchSpace
 
 POPULATION = 1_000_000
@@ -45,6 +48,7 @@ def main() -> None:
         rows = [
             _stagewise(target, Path(folder), options.threads, options.repeats, options.few),
             _blockwise(target, options.threads, options.repeats),
+            _calibrated(target, options.threads, options.repeats),
         ]
     result = {
         **provenance(),
@@ -52,7 +56,9 @@ def main() -> None:
         "architectures": POPULATION,
         "threads": options.threads,
         "load": f"{os.getloadavg()[0]:.1f} at the end (other work slows what is measured)",
-        "space": f"metaformer/small, {FEW if options.few else 'all its values'}; a gene per block: always {FEW}",
+        "space": f"metaformer/small, {FEW if options.few else 'all its values'}; a gene per block and calibrated: "
+        f"always {FEW}",
+        "calibrated": "latencies by a calibration on ten made-up measurements; its error is beside that calibration",
         "gather": f"numpy taking {BLOCKS} rows of {METRICS} float64 per architecture from tables of {ROWS} rows and "
         "adding them, same threads and chunks, measured between the others",
         "networks": rows,
@@ -62,6 +68,7 @@ def main() -> None:
         write_result(options.out, result, list(rows[0]))
 
 
+NOT_FILLED = dict.fromkeys(("fill_s", "fill_cpu_s", "from_disk_s"), float("nan"))
 FEW = {"resolution": [32, 64], "norm": ["batchnorm"], "mixer": ["dwconv3", "pool"], "activation": ["relu"]}
 
 
@@ -83,12 +90,26 @@ def _blockwise(target: Target, threads: int, repeats: int) -> dict[str, Any]:
     """Genes of every block of its own, at two resolutions, so that its tables fill in seconds."""
     space = load_space("metaformer", granularity="block", choices=FEW)
     population = PopulationCost(space, target, 10, threads=threads)
-    nothing = {"fill_s": float("nan"), "fill_cpu_s": float("nan"), "from_disk_s": float("nan")}
-    return _rates("a gene per block", space, population, target, threads, repeats) | nothing
+    return _rates("a gene per block", space, population, target, threads, repeats) | NOT_FILLED
+
+
+def _calibrated(target: Target, threads: int, repeats: int) -> dict[str, Any]:
+    """With a calibration's latencies: it tabulates its residual like everything else."""
+    space = load_space("metaformer", choices=FEW)
+    latency = made_up_calibration(space, target)
+    population = PopulationCost(space, target, 10, latency=latency, threads=threads)
+    name = "a gene per stage, calibrated"
+    return _rates(name, space, population, target, threads, repeats, latency) | NOT_FILLED
 
 
 def _rates(
-    name: str, space: SearchSpace, population: PopulationCost, target: Target, threads: int, repeats: int
+    name: str,
+    space: SearchSpace,
+    population: PopulationCost,
+    target: Target,
+    threads: int,
+    repeats: int,
+    latency: CalibratedLatency | None = None,
 ) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     columns = [rng.integers(0, len(choice.values), POPULATION) for choice in space.choices]
@@ -103,7 +124,11 @@ def _rates(
     errors = []
     for row in range(CHECKED):
         genome = {choice.name: choice.values[gene] for choice, gene in zip(space.choices, genes[row], strict=True)}
-        single = cost_architecture(space.decode(genome), target, 10).summary()
+        architecture = space.decode(genome)
+        single = cost_architecture(architecture, target, 10).summary()
+        if latency is not None:
+            parts = part_costs(list(network_parts(architecture, 10)), architecture, target)
+            single["latency_s"] = latency.latency(parts).seconds
         errors += [abs(figures[key][row] / single[key] - 1) for key in ("latency_s", "energy_j", "peak_onchip_bytes")]
     return {
         "genes": name,
