@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.estimate import PartCost
-from hw_models.target import Target
+from hw_models.target import Overhead, Target
 
 FIGURES = ("latency_s", "energy_j", "macs", "params", "dram_bytes", "peak_onchip_bytes", "weight_bytes")
 """What is known of every network of a population, besides whether the target can run it ("legal")."""
@@ -129,11 +129,13 @@ def empty_figures(count: int) -> dict[str, NDArray[Any]]:
     return {name: np.empty(count) for name in FIGURES} | {"legal": np.empty(count, dtype=np.bool_)}
 
 
-def cost_population(positions: Iterable[tuple[Array, NDArray[np.int32]]], target: Target, out: Figures) -> None:
+def cost_population(
+    positions: Iterable[tuple[Array, NDArray[np.int32]]], target: Target, out: Figures, start: Overhead | None = None
+) -> None:
     """Figures of networks and whether each is legal, into the arrays [networks] of `out`.
 
     positions: for every place in the network the table of what can stand there, `packed` and `aligned`, and the row of
-    every network in it.
+    every network in it. start: what a network pays besides its parts, in its latency, if not the cost model's.
     """
     shape = len(out["legal"]), packed_width(target)
     sums, maxima, taken = np.zeros(shape), np.zeros(shape), np.empty(shape)
@@ -142,16 +144,16 @@ def cost_population(positions: Iterable[tuple[Array, NDArray[np.int32]]], target
         np.add(sums, taken, out=sums)
         np.maximum(maxima, taken, out=maxima)  # of all columns: faster than of the two that count
     names = summed_columns(target)
-    _figures({name: sums[:, index] for index, name in enumerate(names)}, maxima[:, -MAXIMA:], target, out)
+    column = {name: sums[:, index] for index, name in enumerate(names)}
+    _figures(column, maxima[:, -MAXIMA:], target, start or target.overhead, out)
 
 
-def _figures(column: Mapping[str, Array], maxima: Array, target: Target, out: Figures) -> None:
+def _figures(column: Mapping[str, Array], maxima: Array, target: Target, start: Overhead, out: Figures) -> None:
     """The global terms of `estimate.combine`, for arrays."""
     share = _streamed_share(column["weight_bytes"], target)
-    overhead, link = target.overhead, target.overhead.link_bytes_per_s
-    overhead_s = overhead.network_s + column["host_bytes"] / link if link else overhead.network_s
+    start_s, overhead_s = (_overhead_s(column, overhead) for overhead in (start, target.overhead))
     static_j = overhead_s * target.energy.static_w
-    for figure, unit, added in (("latency", "s", overhead_s), ("energy", "j", static_j), ("dram", "bytes", 0.0)):
+    for figure, unit, added in (("latency", "s", start_s), ("energy", "j", static_j), ("dram", "bytes", 0.0)):
         total = column[f"{figure}_streamed_{unit}"]
         if share is not None:
             total = (1 - share) * column[f"{figure}_resident_{unit}"] + share * total
@@ -160,6 +162,11 @@ def _figures(column: Mapping[str, Array], maxima: Array, target: Target, out: Fi
         out[name][:] = column[name]
     out["peak_onchip_bytes"][:] = maxima[:, 0]
     out["legal"][:] = _fits(maxima[:, 0], column["weight_bytes"], maxima[:, 1], target)
+
+
+def _overhead_s(column: Mapping[str, Array], overhead: Overhead) -> Array | float:
+    link = overhead.link_bytes_per_s
+    return overhead.network_s + column["host_bytes"] / link if link else overhead.network_s
 
 
 def _fits(peak: Array, weight_bytes: Array, step_bytes: Array, target: Target) -> NDArray[np.bool_]:

@@ -64,14 +64,14 @@ class PopulationCost:
         processes that make rows when many are missing. threads: that look up.
         """
         self.space, self.target = space, target
-        self._global = target if latency is None else latency.started_target
+        self._start = None if latency is None else latency.start
         self._workers, self._threads = workers, threads
         self._places = SpacePlaces(space)
         self._firsts = self._places.firsts
         bits = ((place.name, self._places.bits_column(place)) for place in self._firsts.values())
         columns = tuple((name, column) for name, column in bits if column is not None)
         self._maker = PartRows(space, target, num_classes, in_chans, columns, latency)
-        self._sections = Sections(self._places, packed_width(self._global))
+        self._sections = Sections(self._places, packed_width(self.target))
         folder = folder if latency is None else None
         self._unsaved: set[str] = set()
         self._new = 0
@@ -138,7 +138,7 @@ class PopulationCost:
             if rows.min() < 0:
                 return False
             positions.append((section.table.rows, rows))
-        cost_population(positions, self._global, out)
+        cost_population(positions, self.target, out, self._start)
         return True
 
     def _prepare(self, genes: Genes) -> None:
@@ -166,7 +166,7 @@ class PopulationCost:
         kinds = np.stack([column for _, own, often in parts for column in (own, often)])
         _, first, numbers = np.unique(kinds, axis=1, return_index=True, return_inverse=True)
         rows = sum_rows((known[own[first]], often[first]) for known, own, often in parts)
-        section.table.add(codes[fresh], packed(rows, self._global), numbers)
+        section.table.add(codes[fresh], packed(rows, self.target), numbers)
 
     def _make(self, missing: Sequence[tuple[Place, Codes]]) -> None:
         """Make the rows of some codes of some places, and keep them."""
