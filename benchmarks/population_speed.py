@@ -73,7 +73,7 @@ def main() -> None:
         write_result(options.out, result, list(rows[0]))
 
 
-NOT_FILLED = dict.fromkeys(("fill_s", "fill_cpu_s", "from_disk_s"), float("nan"))
+NOT_FILLED = dict.fromkeys(("fill_s", "fill_cpu_s", "from_disk_s"))
 FEW = {"resolution": [32, 64], "norm": ["batchnorm"], "mixer": ["dwconv3", "pool"], "activation": ["relu"]}
 
 
