@@ -76,6 +76,21 @@ def _narrow_is_a_part_of_wide(family: str) -> None:
         shared_index(tuple(wide[name].shape), tuple(tensor.shape))
 
 
+def _expansion_is_declared(family: str) -> None:
+    """The supernet takes blocks of other expansions for the same where neither of the two attributes is set."""
+    mixer = MIXERS[family]
+    if mixer.expands or mixer.replaces_block:
+        return
+    one, other = (_mixer(family, NARROW, mixer.kernels[-1], expansion=expansion) for expansion in (1.0, 3.0))
+    state, shapes = one.state_dict(), {name: tensor.shape for name, tensor in other.state_dict().items()}
+    if {name: tensor.shape for name, tensor in state.items()} == shapes:
+        other.load_state_dict(state)
+        x = torch.randn(2, NARROW, SIDE, SIDE)
+        if torch.equal(one(x), other(x)):
+            return
+    raise Broken("the mixer depends on `expansion`; give its class expands = True")
+
+
 def _roles_stay(family: str) -> None:
     """With zeros for all that the narrow mixer has not, the wide one must compute what it does."""
     kernel = MIXERS[family].kernels[-1]
@@ -155,6 +170,7 @@ CLAUSES: dict[str, Callable[[str], None]] = {
     "keeps the shape": _builds_and_keeps_the_shape,
     "takes every map": _takes_every_map,
     "a narrow mixer is a part of a wide one": _narrow_is_a_part_of_wide,
+    "expansion is declared": _expansion_is_declared,
     "channels keep their roles": _roles_stay,
     "gradient reaches every parameter": _gradient_reaches_everything,
     "folds exactly": _folds,
@@ -165,10 +181,10 @@ CLAUSES: dict[str, Callable[[str], None]] = {
 """Clause -> its check of one registered mixer, which raises when it does not hold. Cheap ones first."""
 
 
-def _mixer(family: str, dim: int, kernel: int, size: int = SIDE) -> TokenMixer:
+def _mixer(family: str, dim: int, kernel: int, size: int = SIDE, expansion: float = 2.0) -> TokenMixer:
     make: Any = MIXERS[family]
     bound = bound_size(family, size)
-    mixer = make(dim, kernel=kernel, expansion=2.0, role_width=ROLE_WIDTH, activation="gelu", **bound)
+    mixer = make(dim, kernel=kernel, expansion=expansion, role_width=ROLE_WIDTH, activation="gelu", **bound)
     return mixer.eval()
 
 

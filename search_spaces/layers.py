@@ -50,7 +50,7 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 
 
 class Add(nn.Module):
-    """Sum of two tensors of one shape: a residual connection."""
+    """Sum of two tensors, as a residual connection; axes of length one are repeated."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
@@ -61,6 +61,33 @@ class Multiply(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return x * y
+
+
+class Sine(nn.Module):
+    """sin(x), x in radians."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+class Cosine(nn.Module):
+    """cos(x), x in radians."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cos(x)
+
+
+class Constant(nn.Module):
+    """A tensor that inference does not compute any more, as an operand that is quantized like an activation."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self) -> Tensor:
+        return self.value
 
 
 class MatMul(nn.Module):
@@ -79,14 +106,24 @@ class MatMul(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then BatchNorm; `fold_` merges the second into the first."""
+    """Convolution, then BatchNorm; `fold_` merges the second into the first. padding: `same` if none is given."""
 
     def __init__(
-        self, in_chans: int, out_chans: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        padding: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        padding = dilation * (kernel // 2)
-        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, padding, dilation, groups)
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        same = (dilation * (height // 2), dilation * (width // 2))
+        self.conv = nn.Conv2d(
+            in_chans, out_chans, kernel, stride, same if padding is None else padding, dilation, groups
+        )
         self.norm: nn.Module = nn.BatchNorm2d(out_chans)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,6 +59,13 @@ MENU: dict[str, MixerFacts] = {
     "axial_global": MixerFacts("second"),
     "raft_mlp": MixerFacts("second", token_bound=True),
     "nin_gate": MixerFacts("second", late_only=True, token_bound=True),
+    "halo": MixerFacts("second"),
+    "gpsa": MixerFacts("second", late_only=True),
+    "hire_mlp": MixerFacts("second"),
+    "wave_mlp": MixerFacts("second"),
+    "dynamixer": MixerFacts("second", late_only=True, token_bound=True),
+    "wavemix": MixerFacts("second"),
+    "outlook": MixerFacts("second"),
 }
 
 GROUPS = {

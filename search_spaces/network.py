@@ -59,8 +59,9 @@ class MetaFormerBlock(nn.Module):
         family: Any = MIXERS[mixer]
         if kernel not in family.kernels:
             raise ValueError(f"{mixer} has kernels {family.kernels}, but got {kernel}")
-        # Only then does the mixer depend on it: our own that leave the channel mixer to the block have no hidden width.
-        hidden = expansion if family.replaces_block or not family.__module__.startswith("search_spaces.") else 1.0
+        hidden = (
+            expansion if family.replaces_block or family.expands else 1.0
+        )  # of what does not depend on it one is made
         self.token_mixer: Any = build(
             "token_mixer", _token_mixer, family, dim, kernel, hidden, role_width, activation, gate, size
         )

@@ -126,6 +126,7 @@ BROKEN = {
     "a narrow mixer is a part of a wide one": with_body(
         "return self.conv(x) * self.odd.mean()", "self.odd = nn.Parameter(torch.ones(100 - dim))"
     ),
+    "expansion is declared": with_body("return self.conv(x) * self.gain", "self.gain = expansion"),
     "channels keep their roles": with_body("a, b = self.conv(x).chunk(2, 1); return torch.cat((a, -b), 1)"),
     "gradient reaches every parameter": with_body("return self.conv(x)", "self.idle = nn.Conv2d(dim, dim, 1)"),
     "folds exactly": with_body("return self.norm(self.conv(x))", "self.norm = nn.BatchNorm2d(dim)"),

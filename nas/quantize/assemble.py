@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from nas.accuracy import recalibrate_batchnorm
 from nas.bits import bits_at
 from nas.quantize.calibration import Calibration
-from nas.quantize.graph import INPUT, Point, quantization_points, tensors_read, trace, weighted_layers
+from nas.quantize.graph import Point, quantization_points, tensors_read, trace, weighted_layers
 from nas.quantize.grid import ActivationGrid, LayerGrid, Quantizer, activation_grid, layer_grid
 from nas.quantize.ranges import find_ranges
 from search_spaces.architecture import Architecture
@@ -134,7 +134,8 @@ def _quantize(
         modules[path] = _rounded(layer, layer_grids[path])
     for point in points:
         name = "quantizers." + point.name.replace(".", "_")
-        modules[name] = Quantizer(activation_grids[point.name], owns_input=point.name != INPUT)
+        computed = bool(point.node.all_input_nodes)  # the images and constants are others' too
+        modules[name] = Quantizer(activation_grids[point.name], owns_input=computed)
         with graph.inserting_after(point.node):
             quantizer = graph.call_module(name, (point.node,))
         point.node.replace_all_uses_with(quantizer)

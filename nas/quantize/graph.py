@@ -19,13 +19,13 @@ from torch import fx, nn
 from nas.bits import bits_at
 from search_spaces.architecture import Architecture
 from search_spaces.channel_mixers import ResponseNorm
-from search_spaces.layers import Add, MatMul, Multiply, SquaredReLU, StarReLU
+from search_spaces.layers import Add, Constant, Cosine, MatMul, Multiply, Sine, SquaredReLU, StarReLU
 from search_spaces.mixers.sparse import UnitLength
 
 INPUT = "input"
 """Name of the network's input among the quantized tensors."""
 
-_ACTIVATIONS = (nn.ReLU, nn.Hardswish, nn.Hardsigmoid, nn.GELU, StarReLU, SquaredReLU)
+_ACTIVATIONS = (nn.ReLU, nn.Hardswish, nn.Hardsigmoid, nn.GELU, StarReLU, SquaredReLU, Sine, Cosine)
 _WEIGHTED = (nn.Conv2d, nn.Linear)
 _FUSES_ACTIVATION = (*_WEIGHTED, Add)
 _WRITING_MODULES = (
@@ -33,6 +33,7 @@ _WRITING_MODULES = (
     *_ACTIVATIONS,
     Multiply,
     MatMul,
+    Constant,
     LayerNorm2d,
     ResponseNorm,
     UnitLength,
@@ -40,8 +41,8 @@ _WRITING_MODULES = (
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
 )
-_VIEW_MODULES = (nn.Identity, nn.Dropout, nn.Flatten)
-_VIEW_FUNCTIONS = (operator.getitem, torch.split)
+_VIEW_MODULES = (nn.Identity, nn.Dropout, nn.Flatten, nn.PixelShuffle)
+_VIEW_FUNCTIONS = (operator.getitem, torch.split, torch.nn.functional.pad)  # zero is on every grid
 _VIEW_METHODS = ("reshape", "view", "transpose", "permute", "flatten", "contiguous", "split")
 _ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
 _WRITING_METHODS = ("sum", "mean")
@@ -130,7 +131,7 @@ def _is_view(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 def _is_tensor(node: fx.Node, tensors: set[fx.Node]) -> bool:
     """Shapes and the numbers computed from them are nodes too; they are what does not come from a tensor."""
-    if node.op == "placeholder":
+    if node.op in ("placeholder", "call_module"):
         return True
     if node.op == "call_function" and node.target is getattr:
         return False

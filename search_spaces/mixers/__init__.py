@@ -12,14 +12,18 @@ from search_spaces.mixers.attention import (
     MultiScaleLinearAttention,
     SelfAttention,
 )
+from search_spaces.mixers.branches import DynaMixer, HireMLP, WaveMLP
 from search_spaces.mixers.contract import TokenMixer
 from search_spaces.mixers.conv import ConvFirst, DepthwiseConv, FusedMBConv, InceptionConv, MBConv, SepConv
 from search_spaces.mixers.gated import DilatedConv, FFNAttention, GatedConv2, GatedConv3
+from search_spaces.mixers.neighbours import HaloAttention, OutlookAttention
 from search_spaces.mixers.pooling import Pooling, PoolingConv, SkipMixer
+from search_spaces.mixers.positional import GatedPositionalAttention
 from search_spaces.mixers.reparam import DilatedDepthwise, LargeKernelConv, RepMixer
 from search_spaces.mixers.shifts import AxialConv, MixShift, ShiftMLP
 from search_spaces.mixers.sparse import AngularAttention, ClusterAttention, PooledAttention, WindowAttention
 from search_spaces.mixers.tokens import RaftMLP, RandomMixing, SpatialMLP, TokenGate
+from search_spaces.mixers.wavelet import WaveletMixer
 
 MIXERS: dict[str, type[TokenMixer]] = {
     "identity": SkipMixer,
@@ -53,6 +57,13 @@ MIXERS: dict[str, type[TokenMixer]] = {
     "axial_global": AxialConv,
     "raft_mlp": RaftMLP,
     "nin_gate": TokenGate,
+    "halo": HaloAttention,
+    "gpsa": GatedPositionalAttention,
+    "hire_mlp": HireMLP,
+    "wave_mlp": WaveMLP,
+    "dynamixer": DynaMixer,
+    "wavemix": WaveletMixer,
+    "outlook": OutlookAttention,
 }
 
 __all__ = ["MIXERS", "TokenMixer"]

@@ -29,6 +29,9 @@ class TokenMixer(nn.Module):
     """The mixer adds its input itself, to fold it into its kernel. Needs `norm_inside`."""
     replaces_block: ClassVar[bool] = False
     """Token and channel mixer in one: the block has no channel mixer besides. Needs `norm_inside`."""
+    expands: ClassVar[bool] = False
+    """Weights, or what it computes, depend on `expansion`. The others are made once for all expansions; those with
+    `replaces_block` are never taken for such."""
     gated: ClassVar[bool] = False
     """It has a hidden layer of `make_divisible(dim * expansion)` channels, and behind it a module `gate`, an Identity
     that the block may replace. Needs `replaces_block`."""

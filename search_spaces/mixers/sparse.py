@@ -1,4 +1,4 @@
-"""Attention to less than every token, and without softmax. Channel-first, heads of 32, as in `attention`."""
+"""Attention to less than every token, and without softmax. Channel-first, heads of 32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.layers import ACTIVATION_LAYERS, Add, ConvNorm, MatMul
-from search_spaces.mixers.contract import TokenMixer
+from search_spaces.mixers.heads import HeadMixer, SoftmaxMixer
 
 
 def parts_of(size: int, most: int) -> int:
@@ -16,16 +16,7 @@ def parts_of(size: int, most: int) -> int:
     return next(count for count in range(1, size + 1) if size % count == 0 and size // count <= most)
 
 
-@torch.no_grad()
-def scale_queries_(conv: nn.Conv2d, scale: float) -> float:
-    """Take the scale of the scores into the layer that makes the queries; returns the scale that is left: 1."""
-    assert conv.bias is not None
-    conv.weight.mul_(scale)
-    conv.bias.mul_(scale)
-    return 1.0
-
-
-class WindowAttention(TokenMixer):
+class WindowAttention(SoftmaxMixer):
     """Softmax attention within windows that do not shift (Swin, arXiv:2103.14030, section 3.1), plus a depthwise 3x3 on
     v, which carries over their borders in place of shifting.
 
@@ -33,24 +24,14 @@ class WindowAttention(TokenMixer):
     """
 
     sized = True
-    head_dim = 32
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str, size: int) -> None:
-        super().__init__()
-        self.heads = max(1, dim // self.head_dim)
+        super().__init__(dim)
         self.count = parts_of(size, 8)
         self.side = size // self.count
-        inner = self.heads * self.head_dim
-        self.q = nn.Conv2d(dim, inner, 1)
-        self.k = nn.Conv2d(dim, inner, 1)
-        self.v = nn.Conv2d(dim, inner, 1)
-        self.dwconv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
-        self.scale = self.head_dim**-0.5
-        self.scores = MatMul()
-        self.softmax = nn.Softmax(dim=-1)
-        self.mix = MatMul()
+        self.dwconv = nn.Conv2d(self.inner, self.inner, 3, padding=1, groups=self.inner)
         self.add = Add()
-        self.proj = nn.Conv2d(inner, dim, 1)
+        self.proj = nn.Conv2d(self.inner, dim, 1)
 
     def _windows(self, x: Tensor) -> Tensor:
         """[batch, heads * windows, head_dim, pixels of a window]."""
@@ -60,26 +41,14 @@ class WindowAttention(TokenMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.v(x)
-        q = self._windows(self.q(x)).transpose(2, 3)
-        if self.scale != 1.0:
-            q = q * self.scale
-        attention = self.softmax(self.scores(q, self._windows(self.k(x))))
-        out = self.mix(self._windows(values), attention.transpose(2, 3))
+        weights = self.weights(self._windows(self.q(x)), self._windows(self.k(x)))
+        out = self.attend(weights, self._windows(values))
         split = (x.shape[0], self.heads, self.count, self.count, self.head_dim, self.side, self.side)
         out = out.reshape(split).permute(0, 1, 4, 2, 5, 3, 6).reshape(values.shape)
         return self.proj(self.add(out, self.dwconv(values)))
 
-    def norm_consumers(self) -> list[nn.Conv2d | nn.Linear]:
-        return [self.q, self.k, self.v]
 
-    def output_layer(self) -> nn.Module:
-        return self.proj
-
-    def fold_(self) -> None:
-        self.scale = scale_queries_(self.q, self.scale)
-
-
-class PooledAttention(TokenMixer):
+class PooledAttention(SoftmaxMixer):
     """Linear spatial-reduction attention (PVT v2, arXiv:2106.13797, section 3.2): keys and values of a map averaged
     down to at most 7 pixels a side, behind a 1x1 convolution, a norm and an activation.
 
@@ -87,44 +56,24 @@ class PooledAttention(TokenMixer):
     """
 
     sized = True
-    head_dim = 32
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str, size: int) -> None:
-        super().__init__()
-        self.heads = max(1, dim // self.head_dim)
-        inner = self.heads * self.head_dim
-        self.q = nn.Conv2d(dim, inner, 1)
+        super().__init__(dim)
         step = size // _keys_a_side(size)
         self.pool: nn.Module = nn.AvgPool2d(step) if step > 1 else nn.Identity()
         self.reduce = ConvNorm(dim, dim, 1)
         self.act = ACTIVATION_LAYERS[activation]()
-        self.k = nn.Conv2d(dim, inner, 1)
-        self.v = nn.Conv2d(dim, inner, 1)
-        self.scale = self.head_dim**-0.5
-        self.scores = MatMul()
-        self.softmax = nn.Softmax(dim=-1)
-        self.mix = MatMul()
-        self.proj = nn.Conv2d(inner, dim, 1)
+        self.proj = nn.Conv2d(self.inner, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
-        heads = (batch, self.heads, self.head_dim, -1)
         reduced = self.act(self.reduce(self.pool(x)))
-        q = self.q(x).reshape(heads).transpose(2, 3)
-        if self.scale != 1.0:
-            q = q * self.scale
-        attention = self.softmax(self.scores(q, self.k(reduced).reshape(heads)))  # [batch, heads, query, key]
-        out = self.mix(self.v(reduced).reshape(heads), attention.transpose(2, 3))
-        return self.proj(out.reshape(batch, self.heads * self.head_dim, height, width))
+        weights = self.weights(self.split(self.q(x)), self.split(self.k(reduced)))
+        out = self.attend(weights, self.split(self.v(reduced)))
+        return self.proj(out.reshape(batch, self.inner, height, width))
 
     def norm_consumers(self) -> list[nn.Conv2d | nn.Linear]:
         return [self.q, self.reduce.conv]  # an average of what BatchNorm wrote is BatchNorm of the average
-
-    def output_layer(self) -> nn.Module:
-        return self.proj
-
-    def fold_(self) -> None:
-        self.scale = scale_queries_(self.q, self.scale)
 
 
 def _keys_a_side(size: int) -> int:
@@ -132,7 +81,7 @@ def _keys_a_side(size: int) -> int:
     return next(keys for keys in range(7, 0, -1) if size % keys == 0)
 
 
-class ClusterAttention(TokenMixer):
+class ClusterAttention(SoftmaxMixer):
     """Attention to 49 clusters of the tokens (PaCa, arXiv:2203.11987, Eq. 4 to 6): a small convolutional network says
     how much of every token goes into every cluster, and keys and values are of the clusters.
 
@@ -141,13 +90,10 @@ class ClusterAttention(TokenMixer):
     """
 
     norm_inside = True
-    head_dim = 32
     clusters = 49
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
-        super().__init__()
-        self.heads = max(1, dim // self.head_dim)
-        inner = self.heads * self.head_dim
+        super().__init__(dim, ConvNorm)
         self.dwconv = ConvNorm(dim, dim, 7, groups=dim)
         self.act1 = ACTIVATION_LAYERS[activation]()
         self.pwconv = ConvNorm(dim, dim, 1)
@@ -155,33 +101,16 @@ class ClusterAttention(TokenMixer):
         self.assign = nn.Conv2d(dim, self.clusters, 1)
         self.share = nn.Softmax(dim=-1)
         self.gather = MatMul()
-        self.q = ConvNorm(dim, inner, 1)
-        self.k = ConvNorm(dim, inner, 1)
-        self.v = ConvNorm(dim, inner, 1)
-        self.scale = self.head_dim**-0.5
-        self.scores = MatMul()
-        self.softmax = nn.Softmax(dim=-1)
-        self.mix = MatMul()
-        self.proj = ConvNorm(inner, dim, 1)
+        self.proj = ConvNorm(self.inner, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, dim, height, width = x.shape
         logits = self.assign(self.act2(self.pwconv(self.act1(self.dwconv(x)))))
         shares = self.share(logits.flatten(2))  # [batch, cluster, token]
         clusters = self.gather(x.flatten(2), shares.transpose(1, 2)).reshape(batch, dim, self.clusters, 1)
-        heads = (batch, self.heads, self.head_dim, -1)
-        q = self.q(x).reshape(heads).transpose(2, 3)
-        if self.scale != 1.0:
-            q = q * self.scale
-        attention = self.softmax(self.scores(q, self.k(clusters).reshape(heads)))  # [batch, heads, query, cluster]
-        out = self.mix(self.v(clusters).reshape(heads), attention.transpose(2, 3))
-        return self.proj(out.reshape(batch, self.heads * self.head_dim, height, width))
-
-    def output_layer(self) -> nn.Module:
-        return self.proj.norm
-
-    def fold_(self) -> None:
-        self.scale = scale_queries_(self.q.conv, self.scale)
+        weights = self.weights(self.split(self.q(x)), self.split(self.k(clusters)))
+        out = self.attend(weights, self.split(self.v(clusters)))
+        return self.proj(out.reshape(batch, self.inner, height, width))
 
 
 class UnitLength(nn.Module):
@@ -193,43 +122,28 @@ class UnitLength(nn.Module):
         return x / (torch.linalg.vector_norm(x, dim=2, keepdim=True) + self.eps)
 
 
-class AngularAttention(TokenMixer):
+class AngularAttention(HeadMixer):
     """Linear-angular attention (Castling-ViT, arXiv:2211.10526, Eq. 6 and 7), at inference: v / 2 + q (k^T v) / pi with
     q and k of unit length, itself brought to unit length, plus a depthwise convolution of 9 along the tokens of v.
 
     The masked softmax branch that the authors train beside it is left out. macs: N (4 C^2 + 2 C d + 9 C) with d = 32.
     """
 
-    head_dim = 32
-
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
-        super().__init__()
-        self.heads = max(1, dim // self.head_dim)
-        inner = self.heads * self.head_dim
-        self.q = nn.Conv2d(dim, inner, 1)
-        self.k = nn.Conv2d(dim, inner, 1)
-        self.v = nn.Conv2d(dim, inner, 1)
+        super().__init__(dim)
         self.unit_q, self.unit_k, self.unit = UnitLength(), UnitLength(), UnitLength()
         self.state = MatMul(role="accumulator")
         self.product = MatMul(role="accumulator")
         self.add = Add()
-        self.dwconv = nn.Conv2d(inner, inner, (9, 1), padding=(4, 0), groups=inner)
+        self.dwconv = nn.Conv2d(self.inner, self.inner, (9, 1), padding=(4, 0), groups=self.inner)
         self.add_conv = Add()
-        self.proj = nn.Conv2d(inner, dim, 1)
+        self.proj = nn.Conv2d(self.inner, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
-        shape = (batch, self.heads, self.head_dim, height * width)
-        flat = self.v(x).reshape(batch, self.heads * self.head_dim, height * width, 1)
-        v = flat.reshape(shape)
-        q, k = self.unit_q(self.q(x).reshape(shape)), self.unit_k(self.k(x).reshape(shape))
+        flat = self.v(x).reshape(batch, self.inner, height * width, 1)
+        v, q, k = self.split(flat), self.unit_q(self.split(self.q(x))), self.unit_k(self.split(self.k(x)))
         state = self.state(v, k.transpose(2, 3))  # [batch, heads, head_dim of v, head_dim of k]
         out = self.unit(self.add(v * 0.5, self.product(state, q) * (1 / math.pi)))
-        mixed = self.add_conv(out.reshape(batch, self.heads * self.head_dim, height * width, 1), self.dwconv(flat))
-        return self.proj(mixed.reshape(batch, self.heads * self.head_dim, height, width))
-
-    def norm_consumers(self) -> list[nn.Conv2d | nn.Linear]:
-        return [self.q, self.k, self.v]
-
-    def output_layer(self) -> nn.Module:
-        return self.proj
+        mixed = self.add_conv(out.reshape(batch, self.inner, height * width, 1), self.dwconv(flat))
+        return self.proj(mixed.reshape(batch, self.inner, height, width))
