@@ -1,84 +1,75 @@
-"""How fast costing is: one cold network, the same again, and a population. Run: python -m benchmarks.cost_speed"""
+"""How long one network takes to cost: cold (built, traced and costed for the first time in the process) and again.
+
+ResNet50, and of timm's mobile-size models those with the most ops, which take longest: models of at most `MOBILE_MACS`
+at their default size, by studies/results/timm_traces.csv. Imports are not counted.
+Run: python -m benchmarks.cost_speed [--out studies/results/cost_speed]
+"""
 
 from __future__ import annotations
 
+import argparse
+import csv
 import json
-import platform
+import os
 import time
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from benchmarks.provenance import provenance, write_result
+from hw_models import Target, load_target
+from nas.cost import cost_model
 
-from hw_models import Target, estimate_part, load_target
-from hw_models.calibration import CalibratedLatency, measured_calibration
-from hw_models.factors import FactorPrior
-from hw_models.families import part_units
-from hw_models.samples import Samples
-from nas.bits import put_precision
-from nas.cost import cost_model, part_workload
-from nas.measure.design import part_pool
-from nas.population import PopulationCost
-from search_spaces import load_space
-from search_spaces.space import SearchSpace
-
-POPULATION = 1_000_000
-
-
-def network_seconds(name: str) -> dict[str, float]:
-    """Seconds to trace and cost a timm model for the first time in this process, and once more."""
-    target = load_target("npu_40tops")
-    start = time.perf_counter()
-    cost_model(name, target)
-    cold = time.perf_counter()
-    cost_model(name, target)
-    return {"cold_s": cold - start, "again_s": time.perf_counter() - cold}
-
-
-def population_rate(granularity: str, repeats: int = 5, *, is_calibrated: bool = False) -> dict[str, float]:
-    """Architectures per second, all figures at once, once the blocks are known (two values of every choice).
-
-    is_calibrated: with latencies of a calibration by ten made-up measurements instead of the cost model's.
-    """
-    space = load_space("metaformer", granularity=granularity)
-    rng = np.random.default_rng(0)
-    columns = [rng.integers(0, min(2, len(choice.values)), POPULATION) for choice in space.choices]
-    genes = np.stack(columns, axis=1).astype(np.int32)
-    target = load_target("npu_40tops")
-    latency = made_up_calibration(space, target) if is_calibrated else None
-    population = PopulationCost(space, target, num_classes=10, latency=latency)
-    start = time.perf_counter()
-    population.cost(genes)
-    first = time.perf_counter() - start
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        population.cost(genes)
-        best = min(best, time.perf_counter() - start)
-    return {"first_s": first, "architectures_per_s": POPULATION / best}
-
-
-def made_up_calibration(space: SearchSpace, target: Target) -> CalibratedLatency:
-    """Of ten blocks whose latency is made up: what a look-up takes does not depend on it."""
-    workloads = [part_workload(part) for part in part_pool(space, 10, 0, 10, 3)[:10]]
-    parts = [estimate_part(put_precision(workload, "w8a8"), target, (False, False)) for workload in workloads]
-    units = [part_units(part, 0.0) for part in parts]
-    samples = Samples.of(units, [2 * one.seconds.sum() for one in units])
-    calibration, _ = measured_calibration(target.name, "made up", samples, FactorPrior.of_cost_model())
-    return calibration.model(target)
+TRACES = Path(__file__).parents[1] / "studies" / "results" / "timm_traces.csv"
+MOBILE_MACS = 1_000_000_000
+SLOWEST = 12
+AGAIN = 20
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="Write OUT.json and OUT.md.")
+    parser.add_argument("--target", default="npu_40tops")
+    options = parser.parse_args()
     import timm  # noqa: F401  (its import is not part of a cold network)
 
-    network_seconds("resnet10t")  # torch loads parts of itself on first use
+    target = load_target(options.target)
+    network_seconds("resnet10t", target)  # torch loads parts of itself on first use
+    mobile, considered = mobile_models()
+    rows = [network_seconds(name, target) for name in ("resnet50", *mobile)]
+    slowest = max(rows[1:], key=lambda row: row["cold_s"])
     result = {
-        "machine": platform.processor() or platform.machine(),
-        "resnet50": network_seconds("resnet50"),
-        "mobilenetv4_hybrid_medium": network_seconds("mobilenetv4_hybrid_medium"),
-        "population, a gene per stage": population_rate("stage"),
-        "population, a gene per block": population_rate("block"),
-        "population, a gene per stage, calibrated": population_rate("stage", is_calibrated=True),
+        **provenance(),
+        "target": target.name,
+        "load": f"{os.getloadavg()[0]:.1f} at the end (other work slows what is measured)",
+        "resnet50": f"{rows[0]['cold_s']:.2f} s cold, {rows[0]['again_s'] * 1e6:.0f} us again",
+        "slowest mobile-size model": f"{slowest['model']}: {slowest['cold_s']:.2f} s cold; of the {considered} models "
+        f"up to {MOBILE_MACS / 1e9:g} G macs the {SLOWEST} with the most ops were timed",
+        "networks": rows,
     }
     print(json.dumps(result, indent=2))
+    if options.out is not None:
+        write_result(options.out, result, list(rows[0]))
+
+
+def mobile_models() -> tuple[list[str], int]:
+    """(those with the most ops, how many models are that small)."""
+    with TRACES.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not row["problem"] and int(row["macs"]) <= MOBILE_MACS]
+    rows.sort(key=lambda row: int(row["ops"]), reverse=True)
+    return [row["model"] for row in rows[:SLOWEST]], len(rows)
+
+
+def network_seconds(name: str, target: Target) -> dict[str, Any]:
+    """Seconds to trace and cost a timm model for the first time in this process, and the median of more times."""
+    start = time.perf_counter()
+    report = cost_model(name, target)
+    cold_s = time.perf_counter() - start
+    again = []
+    for _ in range(AGAIN):
+        start = time.perf_counter()
+        cost_model(name, target)
+        again.append(time.perf_counter() - start)
+    return {"model": name, "kernels": len(report.rows), "cold_s": cold_s, "again_s": sorted(again)[AGAIN // 2]}
 
 
 if __name__ == "__main__":

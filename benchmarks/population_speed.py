@@ -20,11 +20,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.provenance import provenance, write_result
-from hw_models import Target, load_target
+from hw_models import Target, estimate_part, load_target
+from hw_models.calibration import CalibratedLatency, measured_calibration
+from hw_models.factors import FactorPrior
+from hw_models.families import part_units
 from hw_models.population import CHUNK
-from nas.cost import cost_architecture
+from hw_models.samples import Samples
+from nas.bits import put_precision
+from nas.cost import cost_architecture, part_costs, part_workload
+from nas.measure.design import part_pool
 from nas.population import PopulationCost
 from search_spaces import load_space
+from search_spaces.parts import network_parts
 from search_spaces.space import SearchSpace
 
 POPULATION = 1_000_000
@@ -45,6 +52,7 @@ def main() -> None:
         rows = [
             _stagewise(target, Path(folder), options.threads, options.repeats, options.few),
             _blockwise(target, options.threads, options.repeats),
+            _calibrated(target, options.threads, options.repeats),
         ]
     result = {
         **provenance(),
@@ -52,7 +60,10 @@ def main() -> None:
         "architectures": POPULATION,
         "threads": options.threads,
         "load": f"{os.getloadavg()[0]:.1f} at the end (other work slows what is measured)",
-        "space": f"metaformer/small, {FEW if options.few else 'all its values'}; a gene per block: always {FEW}",
+        "space": f"metaformer/small, {FEW if options.few else 'all its values'}; a gene per block, and calibrated: "
+        f"{FEW}",
+        "calibrated": "latencies of a calibration on ten made-up measurements; its error is beside that calibration's "
+        "own path",
         "gather": f"numpy taking {BLOCKS} rows of {METRICS} float64 per architecture from tables of {ROWS} rows and "
         "adding them, same threads and chunks, measured between the others",
         "networks": rows,
@@ -62,6 +73,7 @@ def main() -> None:
         write_result(options.out, result, list(rows[0]))
 
 
+NOT_FILLED = dict.fromkeys(("fill_s", "fill_cpu_s", "from_disk_s"))
 FEW = {"resolution": [32, 64], "norm": ["batchnorm"], "mixer": ["dwconv3", "pool"], "activation": ["relu"]}
 
 
@@ -83,12 +95,36 @@ def _blockwise(target: Target, threads: int, repeats: int) -> dict[str, Any]:
     """Genes of every block of its own, at two resolutions, so that its tables fill in seconds."""
     space = load_space("metaformer", granularity="block", choices=FEW)
     population = PopulationCost(space, target, 10, threads=threads)
-    nothing = {"fill_s": float("nan"), "fill_cpu_s": float("nan"), "from_disk_s": float("nan")}
-    return _rates("a gene per block", space, population, target, threads, repeats) | nothing
+    return _rates("a gene per block", space, population, target, threads, repeats) | NOT_FILLED
+
+
+def _calibrated(target: Target, threads: int, repeats: int) -> dict[str, Any]:
+    """With a calibration's latencies: it tabulates its residual like everything else."""
+    space = load_space("metaformer", choices=FEW)
+    latency = _made_up_calibration(space, target)
+    population = PopulationCost(space, target, 10, latency=latency, threads=threads)
+    name = "a gene per stage, calibrated"
+    return _rates(name, space, population, target, threads, repeats, latency) | NOT_FILLED
+
+
+def _made_up_calibration(space: SearchSpace, target: Target) -> CalibratedLatency:
+    """Of ten blocks whose latency is made up: what a look-up takes does not depend on it."""
+    workloads = [part_workload(part) for part in part_pool(space, 10, 0, 10, 3)[:10]]
+    parts = [estimate_part(put_precision(workload, "w8a8"), target, (False, False)) for workload in workloads]
+    units = [part_units(part, 0.0) for part in parts]
+    samples = Samples.of(units, [2 * one.seconds.sum() for one in units])
+    calibration, _ = measured_calibration(target.name, "made up", samples, FactorPrior.of_cost_model())
+    return calibration.model(target)
 
 
 def _rates(
-    name: str, space: SearchSpace, population: PopulationCost, target: Target, threads: int, repeats: int
+    name: str,
+    space: SearchSpace,
+    population: PopulationCost,
+    target: Target,
+    threads: int,
+    repeats: int,
+    latency: CalibratedLatency | None = None,
 ) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     columns = [rng.integers(0, len(choice.values), POPULATION) for choice in space.choices]
@@ -103,7 +139,11 @@ def _rates(
     errors = []
     for row in range(CHECKED):
         genome = {choice.name: choice.values[gene] for choice, gene in zip(space.choices, genes[row], strict=True)}
-        single = cost_architecture(space.decode(genome), target, 10).summary()
+        architecture = space.decode(genome)
+        single = cost_architecture(architecture, target, 10).summary()
+        if latency is not None:
+            parts = part_costs(list(network_parts(architecture, 10)), architecture, target)
+            single["latency_s"] = latency.latency(parts).seconds
         errors += [abs(figures[key][row] / single[key] - 1) for key in ("latency_s", "energy_j", "peak_onchip_bytes")]
     return {
         "genes": name,

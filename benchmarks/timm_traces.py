@@ -5,7 +5,8 @@
     python -m benchmarks.timm_traces --count 0                without torch's counter, in half the time
 
 One line a model goes into timm_traces.csv as soon as it is known, so the same command continues where an interrupted
-one stopped, and several may work on parts of the list. The last one to finish writes timm_traces.md.
+one stopped, and several may work on parts of the list; models that were not counted are done again when counting. The
+last one to finish writes timm_traces.md.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ def _line(error: Exception) -> str:
 
 
 def read(path: Path) -> list[dict[str, str]]:
+    """The last line of every model."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return list({row["model"]: row for row in csv.DictReader(file)}.values())
 
 
 def markdown(rows: list[dict[str, str]], names: list[str], command: str) -> str:
@@ -117,7 +119,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    known = {row["model"] for row in read(path)}
+    known = {row["model"] for row in read(path) if row["problem"] or row["torch_macs"] or not args.count}
     with path.open(
         "a", encoding="utf-8", newline="", buffering=1
     ) as file:  # a line at a time: parts may share the file

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hw_models.choice import Choice
 from hw_models.estimate import PartCost, network_overhead_s, streamed_share
 from hw_models.factors import FactorPrior
 from hw_models.families import COLUMNS, FEATURES, NETWORK, Units, part_units
-from hw_models.predictor import LEVEL, Additive, Blend, Choice, Predictor, fit_predictor, refit_predictor
+from hw_models.members import Additive, Blend
+from hw_models.predictor import LEVEL, Predictor, fit_predictor, refit_predictor
 from hw_models.samples import Samples
-from hw_models.target import Target
+from hw_models.target import Overhead, Target
 from hw_models.transfer import Transfer, kin
 
 Array = NDArray[np.float64]
@@ -143,15 +145,14 @@ class CalibratedLatency:
         return np.array([float(blend.unit_s(start)[0]) for blend in self._blends])
 
     @cached_property
-    def started_target(self) -> Target:
-        """The target with the start of a network as it is calibrated, for tables that add it themselves."""
+    def start(self) -> Overhead:
+        """What a network pays besides its parts, as it is calibrated, for tables that add it themselves."""
         factor, overhead = float(self.start_factors[0]), self.target.overhead
-        start = replace(
+        return replace(
             overhead,
             network_s=overhead.network_s * factor,
             link_bytes_per_s=overhead.link_bytes_per_s / factor if factor else 0.0,
         )
-        return replace(self.target, overhead=start)
 
     def network_s(self, parts: Sequence[PartCost]) -> Array:
         """[1 + folds] seconds of a whole network."""

@@ -23,8 +23,14 @@ least.
 
 ROLES = ("", "accumulator", "residual")
 FLOAT_PRECISIONS = ("fp32", "fp16")
-PRECISIONS = (*FLOAT_PRECISIONS, "w8a8", "w8a16", "w4a8", "w4a16")
+PRECISIONS = (*FLOAT_PRECISIONS, "w8a8", "w8a16", "w4a8", "w4a16", "w16a16")
 """Precisions a whole model can be costed at."""
+
+
+def costed_precision(precision: str) -> str:
+    """The precision at which the cost model knows a measured one: bf16 as fp16, all others as they are."""
+    return "fp16" if precision == "bf16" else precision
+
 
 _BLOCK_PATH = re.compile(r"stages\.(\d+)\.blocks\.(\d+)(\.|$)")
 

@@ -20,7 +20,7 @@ from hw_models.measurements import AGREEMENT, Measurement, MeasurementError, lis
 from hw_models.predictor import LEAST_SAMPLES, LEVEL, Predictor
 from hw_models.samples import Samples
 from hw_models.transfer import Transfer, published_factors, transfer
-from nas.bits import put_precision
+from nas.bits import costed_precision, put_precision
 from nas.calibrations import CalibrationStore, Stored
 from nas.correlation import spearman
 from nas.errors import UsageError
@@ -31,9 +31,6 @@ from nas.store import Store
 from nas.subjects import measured_workload
 
 Array = NDArray[np.float64]
-
-COSTED = {"bf16": "fp16", "w16a16": "w8a16"}
-"""Precision of a measurement -> the nearest that the cost model knows."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def _check_software(records: Sequence[Measurement], url: str) -> None:
 
 def record_units(record: Measurement, target: Target) -> Units:
     """What was measured, as pieces of predicted time. A block was timed inside a chain: without a network's start."""
-    workload = put_precision(measured_workload(record), COSTED.get(record.precision, record.precision))
+    workload = put_precision(measured_workload(record), costed_precision(record.precision))
     if record.kind == "network":
         return network_units([estimate_part(workload, target)], target)
     part = estimate_part(workload, target, (False, False))

@@ -31,6 +31,8 @@ class Estimate:
         return {key: value if np.isfinite(value) else None for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "- (no two to compare)"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

@@ -17,11 +17,11 @@ def cost_table(report: CostReport, rows: int | None = 30, width: int = 120) -> G
     of text; in a narrow one the groups keep their names and lose figures.
     """
     parts: list[Table | Text] = []
+    parts += [Text(f"not feasible on {report.target}: {violation}", "bold red") for violation in report.violations]
     for table in (_totals(report), _bounds(report), _groups(report, rows, width), *_chains(report)):
         parts.append(Text(str(table.title), "italic", overflow="fold"))  # a title of the table's own wraps at its width
         table.title = None
         parts.append(table)
-    parts += [Text(f"not feasible on {report.target}: {violation}", "bold red") for violation in report.violations]
     parts += [Text(f"note: {warning}", "yellow") for warning in report.warnings]
     parts.append(Text(f"agreement with silicon: {report.accuracy}", "dim"))
     return Group(*parts)
@@ -117,9 +117,9 @@ def _groups(report: CostReport, rows: int | None, width: int) -> Table:
     limit = len(report.rows) if rows is None else rows
     slowest = sorted(range(len(report.rows)), key=lambda index: -report.rows[index]["latency_s"])[:limit]
     shown = [report.rows[index] for index in sorted(slowest)]
-    title = (
-        "Fused groups" if len(shown) == len(report.rows) else f"The {len(shown)} slowest of {len(report.rows)} groups"
-    )
+    title = "Fused groups, in order of execution"
+    if len(shown) < len(report.rows):
+        title = f"The {len(shown)} slowest of {len(report.rows)} fused groups, in order of execution"
     columns = {
         "group": [row["name"] for row in shown],
         "time": [format_quantity(row["latency_s"], SECONDS, "us") for row in shown],

@@ -45,10 +45,14 @@ def describe_spaces(name: str | None, preset: str | None, granularity: str) -> l
 
 
 def describe_targets() -> list[dict[str, Any]]:
-    """Name and title of every accelerator that ships."""
+    """Name, title and precisions of every accelerator that ships."""
     from hw_models import list_targets
 
-    return [{"name": name, "title": find_target(name).title} for name in list_targets()]
+    shipped = {name: find_target(name) for name in list_targets()}
+    return [
+        {"name": name, "title": target.title, "precisions": list(target.matrix.rates)}
+        for name, target in shipped.items()
+    ]
 
 
 def describe_target(name_or_path: str) -> dict[str, Any]:

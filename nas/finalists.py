@@ -54,6 +54,10 @@ def run_finalists(
     """
     narrator = narrator or Narrator(quiet=True)
     chosen = choose(study, top)
+    if top is not None and len(chosen) < top:
+        narrator.warn(
+            f"the front of study {study.name} has {len(chosen)} networks, fewer than --top {top}: all of them"
+        )
     problem = same_problem(study, narrator)
     workshop = _workshop(study, problem, weights, steps, learning_rate)
     trainings = [Training(t.number, t.architecture, weights, teacher, _costs(study, t)) for t in chosen]
@@ -84,17 +88,14 @@ def run_finalists(
 def choose(study: Study, top: int | None) -> list[Trial]:
     """`top` networks of the front, evenly along it, both ends included.
 
-    Raises NothingFeasible without a front, UsageError when it is smaller than what was asked for.
+    All of a smaller front. Raises NothingFeasible without a front, UsageError for less than one.
     """
     if not study.trials:
         raise UsageError(f"study {study.name} has no trial yet: run its search first")
     if not study.front:
         raise study.nothing_feasible()
-    if top is not None and not 1 <= top <= len(study.front):
-        raise UsageError(
-            f"the front of study {study.name} has {len(study.front)} networks, but --top wants {top}; give --top 1 to "
-            f"{len(study.front)}"
-        )
+    if top is not None and top < 1:
+        raise UsageError(f"--top must be at least 1, but is {top}")
     return [study.front[row] for row in spread_rows(len(study.front), top or TOP)]
 
 

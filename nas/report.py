@@ -34,6 +34,9 @@ def network(study: Study, trial: Trial) -> dict[str, Any]:
     if (validation := study.validations.get(trial.number)) is not None:
         row["val_top1"] = validation["top1"]
         row |= {f"val_top1_{key}": validation[key] for key in ("stderr", "samples")}
+    if (trained := _trained(study, trial)) is not None:
+        row["alone_top1"] = trained["top1"]
+        row |= {f"alone_top1_{key}": trained[key] for key in ("stderr", "samples")}
     row["targets"] = {
         target: {key: costs[key] for key in (*_COSTS, *_CALIBRATED) if key in costs}
         for target, costs in trial.costs.items()
@@ -76,6 +79,9 @@ def front_cells(study: Study) -> tuple[list[str], list[list[str]]]:
     header = ["trial", "top-1 %"]
     if study.validations:
         header.append("val top-1 %")
+    trained = any(_trained(study, trial) for trial in study.front)
+    if trained:
+        header.append("alone top-1 %")
     units = {axis.name: _unit(axis, study.front) for axis in axes}
     header += [f"{axis.title} {units[axis.name]}".rstrip() for axis in axes] + ["network"]
     rows = []
@@ -83,6 +89,8 @@ def front_cells(study: Study) -> tuple[list[str], list[list[str]]]:
         cells = [str(trial.number), _percent(trial.accuracy)]
         if study.validations:
             cells.append(_percent(study.validations.get(trial.number)))
+        if trained:
+            cells.append(_percent(_trained(study, trial)))
         for axis in axes:
             factor = UNITS[axis.objective.quantity][units[axis.name]]
             cells.append(f"{axis.value(trial.costs, trial.top1) / factor:.4g}")
@@ -133,7 +141,17 @@ def claims(study: Study) -> list[str]:
             f"val top-1: the same networks on {pairs[0][1]['samples']} validation images "
             f"that the search never saw; selection flatters top-1 by {100 * optimism:+.1f} points on average."
         )
+    if done := [accuracy for trial in study.front if (accuracy := _trained(study, trial)) is not None]:
+        lines.append(
+            f"alone top-1: after `nas finalists`, quantized, on {done[0]['samples']} validation images; `nas export` "
+            "ships those weights."
+        )
     return lines
+
+
+def _trained(study: Study, trial: Trial) -> Any:
+    """Validation accuracy by the network's own training; None without one, or when it was stopped as hopeless."""
+    return study.finalists.get(trial.number, {}).get("val")
 
 
 def in_short(architecture: Architecture) -> str:

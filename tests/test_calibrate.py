@@ -16,7 +16,7 @@ from hw_models.families import COLUMNS, FEATURES
 from hw_models.measurements import read_measurements
 from nas.calibrate import calibration_text, gather, record_units, run_calibration
 from nas.calibrations import CalibrationStore
-from nas.cost import part_costs
+from nas.cost import cost_architecture, part_costs
 from nas.errors import UsageError
 from nas.latency import calibrated
 from nas.measure.design import part_pool
@@ -238,8 +238,10 @@ def test_a_population_gives_the_calibrated_latency_of_each_network(folder):
     model = newest(folder).calibration.model(target)
     space = load_space("metaformer", preset="small")
     genomes = [space.sample(np.random.default_rng(seed)) for seed in range(4)]
-    by_table = PopulationCost(space, target, 10, latency=model).cost(genes_of(space, genomes))["latency_s"]
-    for genome, seconds in zip(genomes, by_table, strict=True):
+    by_table = PopulationCost(space, target, 10, latency=model).cost(genes_of(space, genomes))
+    for index, genome in enumerate(genomes):
         arch = space.decode(genome)
         parts = part_costs(list(network_parts(arch, 10)), arch, target)
-        assert seconds == pytest.approx(model.latency(parts).seconds, rel=1e-9)
+        assert by_table["latency_s"][index] == pytest.approx(model.latency(parts).seconds, rel=1e-9)
+        plain = cost_architecture(arch, target, 10).summary()
+        assert by_table["energy_j"][index] == pytest.approx(plain["energy_j"], rel=1e-9)  # is not calibrated

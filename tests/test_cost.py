@@ -168,6 +168,15 @@ def test_csv_with_wrong_columns_is_refused(tmp_path: Path, target: Target) -> No
     assert list(tmp_path.iterdir()) == [models]
 
 
+def test_what_does_not_fit_stands_first(target: Target) -> None:
+    report = cost_model("resnet18", load_target("coral_usb"), precision="w16a16")
+    console = Console(width=180, record=True, file=io.StringIO())
+    console.print(cost_table(report, rows=5))
+    first = console.export_text().splitlines()[0]
+    assert first == "not feasible on coral_usb: precision w16a16 is not among w8a8 at conv1"
+    assert not cost_model("resnet18", target, precision="w16a16").violations
+
+
 def test_tables_show_bounds_notes_and_the_slowest(target: Target) -> None:
     console = Console(width=180, record=True, file=io.StringIO())
     report = cost_model("resnet18", target)

@@ -18,7 +18,9 @@ def _targets() -> list[Target]:
     base = load_target("npu_40tops")
     memory = replace(base.memory, resident_weight_bytes=200_000)
     link = replace(base.overhead, link_bytes_per_s=1e9)
+    tight = replace(base.memory, spill=False, onchip_bytes=50_000)
     return [
+        replace(base, memory=tight, legality=replace(base.legality, unsupported=("layernorm",))),
         base,
         replace(base, memory=memory, overhead=link),
         replace(base, memory=replace(memory, residency="partial")),
@@ -26,7 +28,7 @@ def _targets() -> list[Target]:
 
 
 @pytest.mark.parametrize("granularity", ["stage", "block"])
-@pytest.mark.parametrize("target", _targets(), ids=["streamed", "resident", "partial"])
+@pytest.mark.parametrize("target", _targets(), ids=["limited", "streamed", "resident", "partial"])
 def test_equals_the_single_network_path(granularity: str, target: Target) -> None:
     space = load_space("metaformer", granularity=granularity, choices={"resolution": [32, 48], "expansion": [2.0, 3.0]})
     rng = np.random.default_rng(3)
@@ -37,6 +39,8 @@ def test_equals_the_single_network_path(granularity: str, target: Target) -> Non
         for name in FIGURES:
             assert figures[name][index] == pytest.approx(single[name], rel=1e-9), name
         assert figures["legal"][index] == (not single["violations"])
+    if not target.memory.spill:
+        assert set(figures["legal"]) == {True, False}
 
 
 def test_order_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +63,25 @@ def test_empty_population_and_wrong_genes() -> None:
         population.cost(np.zeros((2, 3), dtype=np.int32))
     with pytest.raises(ValueError, match="outside its choice"):
         population.cost(np.full((1, len(space.choices)), 99, dtype=np.int32))
+
+
+@pytest.mark.parametrize("network", [0, 63, 64, 129])
+@pytest.mark.parametrize("gene", [-1, 99])
+def test_every_gene_is_checked(network: int, gene: int) -> None:
+    space = load_space("metaformer")
+    for choice in (0, len(space.choices) - 1):
+        genes = np.zeros((130, len(space.choices)), dtype=np.int32)
+        genes[network, choice] = gene
+        with pytest.raises(ValueError, match="outside its choice"):
+            PopulationCost(space, load_target("npu_40tops"), 10).cost(genes)
+
+
+def test_threads_and_other_integers_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space("metaformer", choices={"resolution": [32], "mixer": ["pool"], "norm": ["batchnorm"]})
+    rng = np.random.default_rng(5)
+    genes = genes_of(space, [space.sample(rng) for _ in range(30)])
+    alone = PopulationCost(space, load_target("npu_40tops"), 10).cost(genes)
+    monkeypatch.setattr("nas.population.CHUNK", 4)
+    together = PopulationCost(space, load_target("npu_40tops"), 10, threads=2).cost(genes.astype(np.int64))
+    for name, figures in alone.items():
+        np.testing.assert_array_equal(together[name], figures)

@@ -133,3 +133,17 @@ def test_the_dashboard_s_card_holds_the_front(study):
     traces, _ = trade_off_plotly(study)
     assert traces[1]["x"] == [0.5e-3, 1e-3, 2e-3]
     assert traces[1]["error_y"]["array"] == [0.01] * 3
+
+
+def test_accuracy_after_its_own_training_stands_beside_the_one_shot_figure(study):
+    val = {"top1": 0.75, "stderr": 0.01, "samples": 700, "kind": "stand-alone", "images": "val"}
+    stopped = {"val": None, "stopped": True}
+    trained = replace(study, finalists={1: {"val": val, "stopped": False}, 5: stopped})
+    rows = {row["trial"]: row for row in networks(trained)}
+    assert (rows[1]["alone_top1"], rows[1]["alone_top1_samples"]) == (0.75, 700)
+    assert not any("alone_top1" in row for number, row in rows.items() if number != 1)
+    table = front_table(trained)
+    assert "alone top-1 %" in table
+    assert "75.0 ±1.0" in table
+    assert "on 700 validation images" in table
+    assert "alone" not in front_table(study)

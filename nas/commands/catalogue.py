@@ -44,7 +44,8 @@ def targets(context: click.Context, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(listed, indent=2))
         else:
-            click.echo("\n".join(f"{target['name']}  {target['title']}" for target in listed))
+            for target in listed:
+                click.echo(f"{target['name']}  {target['title']}  ({', '.join(target['precisions'])})")
 
 
 @targets.command("show")

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hw_models.measurements import PRECISIONS
+from nas.bits import costed_precision
 from nas.errors import UsageError
 from nas.export.folder import whole_folder
+from nas.interrupt import deferred_interrupt
 from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, known_target, space_of, target_name
 from nas.measure.design import draw_networks
 from nas.measure.graphs import write_graph
@@ -68,10 +70,12 @@ def write_plan(
     described, made = known_target(target), space_of(space, preset)
     subjects = [named_subject(model) for model in models]
     subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in draw_networks(made, networks, seed)]
-    subjects += _chainable(chosen_blocks(made, described, 2 * blocks, [_costed(precision)], seed))[:blocks]
+    subjects += _chainable(chosen_blocks(made, described, 2 * blocks, [costed_precision(precision)], seed))[:blocks]
     lines = [line for subject in subjects for line in _lines(subject, precision)]
-    with whole_folder(out, force=force) as folder, narrator.bar("files") as update:
+    # Ctrl-C between files: torch's exporter answers it with a dump of the graph
+    with whole_folder(out, force=force) as folder, narrator.bar("files") as update, deferred_interrupt() as stop:
         for number, line in enumerate(lines):
+            stop()
             update(number, len(lines), line.file)
             write_graph(folder / line.file, line.subject, "fp32", line.copies)
             if precision == "w8a8":
@@ -80,11 +84,6 @@ def write_plan(
         (folder / "README.md").write_text(_readme(target_name(target), lines, precision), encoding="utf-8")
         update(len(lines), len(lines), "")
     return out.absolute()
-
-
-def _costed(precision: str) -> str:
-    """The nearest precision that the cost model knows."""
-    return {"bf16": "fp16", "w16a16": "w8a16"}.get(precision, precision)
 
 
 def _chainable(subjects: Sequence[Subject]) -> list[Subject]:

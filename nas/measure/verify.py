@@ -14,8 +14,7 @@ import numpy as np
 
 from hw_models import Target, combine, estimate_part
 from hw_models.measurements import Measurement
-from nas.bits import put_precision
-from nas.calibrate import COSTED
+from nas.bits import costed_precision, put_precision
 from nas.calibrations import CalibrationStore
 from nas.correlation import spearman
 from nas.errors import NasError, UsageError
@@ -199,7 +198,7 @@ class _Predictor:
 
     def __call__(self, record: Measurement) -> tuple[float, float, float]:
         """(seconds, low end, high end) of the network that was measured."""
-        precision = COSTED.get(record.precision, record.precision)
+        precision = costed_precision(record.precision)
         part = estimate_part(put_precision(measured_workload(record), precision), self._target)
         if self._model is not None:
             latency = self._model.latency([part])

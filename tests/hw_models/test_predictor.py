@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hw_models.choice import Choice
 from hw_models.families import COLUMNS, FEATURES, Units
+from hw_models.members import Recipe
 from hw_models.mixture import fit_mixture
-from hw_models.predictor import Choice, Recipe, TooFewSamples, fit_predictor, refit_predictor
+from hw_models.predictor import TooFewSamples, fit_predictor, refit_predictor
 from hw_models.residual import KINDS, apply_residual, fit_residual
 from hw_models.samples import Samples
 
