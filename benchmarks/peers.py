@@ -1,7 +1,10 @@
 """One ResNet18 on one array, beside ZigZag (zigzag-dse) and SCALE-Sim (scalesim): time taken, and cycles predicted.
 
-    python -m venv peers && peers/bin/pip install zigzag-dse scalesim
+    python -m venv peers && peers/bin/pip install zigzag-dse scalesim six 'numpy<2.4'
     python -m benchmarks.peers --peers peers/bin/python [--out studies/results]
+
+zigzag-dse 3.9.1 imports six without asking for it. scalesim 3.0.0 makes numbers of arrays with one element, which numpy
+refuses from 2.4 on ("only 0-dimensional arrays can be converted to Python scalars").
 
 The peers are no dependencies of this project: they run in an interpreter of their own, one after the other, and one
 that is not installed there is said to be absent. All read the ResNet18 that ZigZag ships, on ZigZag's 32 x 32 array
@@ -27,7 +30,7 @@ from nas.bits import put_precision
 from nas.onnx_trace import trace_onnx
 
 SIDE, CLOCK_HZ, ONCHIP_BYTES, DRAM_BYTES_A_CYCLE = 32, 1e9, 2_097_152, 8
-TIMEOUT_S = 3000
+TIMEOUT_S = 1500
 COMMAND = {"command": "python -m benchmarks.peers --peers PYTHON"}
 
 FIND = "import zigzag, pathlib; print(pathlib.Path(zigzag.__file__).parent / 'inputs')"
@@ -206,7 +209,7 @@ def main() -> None:
     if found.returncode:
         sys.exit(
             f"zigzag-dse is not installed for {args.peers}; its ResNet18 is what is compared: "
-            "python -m venv peers && peers/bin/pip install zigzag-dse scalesim, then --peers peers/bin/python"
+            "python -m venv peers && peers/bin/pip install zigzag-dse scalesim six 'numpy<2.4', then --peers peers/bin/python"
         )
     inputs = Path(found.stdout.strip())
     network = inputs / "workload" / "resnet18.onnx"
@@ -215,13 +218,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_scalesim_inputs(trace_onnx(network), Path(folder))
         results["SCALE-Sim"] = run_peer(args.peers, SCALESIM, folder)
-        print(results, flush=True)
         results["ZigZag"] = run_peer(args.peers, ZIGZAG, str(inputs), folder)
     listed = subprocess.run(
         [args.peers, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=False
     )
     packages = {entry["name"]: entry["version"] for entry in json.loads(listed.stdout or "[]")}
-    versions = ", ".join(f"{name} {packages.get(name, 'absent')}" for name in ("zigzag-dse", "scalesim"))
+    versions = ", ".join(f"{name} {packages.get(name, 'absent')}" for name in ("zigzag-dse", "scalesim", "numpy"))
     args.out.mkdir(parents=True, exist_ok=True)
     text = markdown(results, versions)
     (args.out / "peers.md").write_text(text, encoding="utf-8")
