@@ -209,7 +209,8 @@ def main() -> None:
     if found.returncode:
         sys.exit(
             f"zigzag-dse is not installed for {args.peers}; its ResNet18 is what is compared: "
-            "python -m venv peers && peers/bin/pip install zigzag-dse scalesim six 'numpy<2.4', then --peers peers/bin/python"
+            "python -m venv peers && peers/bin/pip install zigzag-dse scalesim six 'numpy<2.4', "
+            "then --peers peers/bin/python"
         )
     inputs = Path(found.stdout.strip())
     network = inputs / "workload" / "resnet18.onnx"
