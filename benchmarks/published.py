@@ -61,7 +61,7 @@ def read_groups(path: Path, smallest: int = SMALLEST_GROUP) -> dict[tuple[str, s
                 if row["timm_name"] and row["batch"].split()[:1] == ["1"] and words and words[0] in PRECISIONS:
                     size = int(row["input_res"]) if row["input_res"] else None
                     group = (row["device"], row["precision"], row["runtime"])
-                    found[group][row["timm_name"], size].append(_seconds(row))
+                    found[group][row["timm_name"], size].append(seconds(row))
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror}; give the folder of npu_published.csv by --data"
@@ -75,7 +75,7 @@ def read_groups(path: Path, smallest: int = SMALLEST_GROUP) -> dict[tuple[str, s
     return {group: rows for group, rows in groups.items() if len({row.model for row in rows}) >= smallest}
 
 
-def _seconds(row: dict[str, str]) -> float:
+def seconds(row: dict[str, str]) -> float:
     """Throughput rows are used as throughput, and rows that give only images per second as those."""
     if row["fps"] and ("throughput" in row["metric_kind"] or not row["latency_ms"]):
         return 1.0 / float(row["fps"])
