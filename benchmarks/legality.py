@@ -2,9 +2,9 @@
 
 Run: python -m benchmarks.legality --data FOLDER [--out studies/results]
 FOLDER holds `npu_published.csv` (columns device, precision, runtime, batch, compute_unit, timm_name, input_res,
-latency_ms, fps, metric_kind). A network that ran on a device is legal for its target, or the target is wrong. Rows that left the
-accelerator prove nothing; they are named: those whose compute unit says so, and those that take `SLOWER` times as long
-as the same network at 16-bit floats on the same device, which narrower numbers on the same engine do not.
+latency_ms, fps, metric_kind). A network that ran on a device is legal for its target, or the target is wrong. Rows that
+left the accelerator prove nothing; they are named: those whose compute unit says so, and those that take `SLOWER` times
+as long as the same network at 16-bit floats on the same device, which narrower numbers on the same engine do not.
 """
 
 from __future__ import annotations
