@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.factors import NOISES, FactorPrior, folds, robust_error
+from hw_models.factors import NOISES, FactorPrior, fit_folds, folds, robust_error
 from hw_models.members import Blend, Recipe, fit_member
 from hw_models.residual import KINDS, ResidualKind
 from hw_models.samples import Samples
@@ -83,16 +83,17 @@ class _Trial:
 
     def __init__(self, samples: Samples, prior: FactorPrior) -> None:
         self.samples, self.prior = samples, prior
-        self.pieces = [
-            (test, samples.take(train), samples.take(test)) for train, test in folds(len(samples), CHOICE_FOLDS)
-        ]
+        pieces = list(folds(len(samples), CHOICE_FOLDS))
+        self.pieces = [(test, samples.take(train), samples.take(test)) for train, test in pieces]
         self.found: dict[Recipe, Array] = {}
+        self.factors = fit_folds(samples.columns_s, samples.measured_s, prior, NOISES, pieces)
 
     def held_out(self, recipe: Recipe) -> Array:
         if recipe not in self.found:
             predicted = np.empty(len(self.samples))
-            for test, training, left_out in self.pieces:
-                predicted[test] = fit_member(recipe, training, self.prior).predict(left_out)
+            for number, (test, training, left_out) in enumerate(self.pieces):
+                known = self.factors[NOISES.index(recipe.strength), number] if recipe.base == "factors" else None
+                predicted[test] = fit_member(recipe, training, self.prior, known).predict(left_out)
             self.found[recipe] = predicted
         return self.found[recipe]
 

@@ -9,7 +9,7 @@ few measurements that are wrong do not bend the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ number formats, and in one column: estimated, as wide as the published NPU table
 
 NOISES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Levels of relative noise among which cross-validation chooses: the larger, the nearer to the prior."""
+
+Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""(training, test) positions."""
 
 STUDENT_FREEDOM = 4.0
 ITERATIONS = 30
@@ -61,10 +64,23 @@ def fit_factors(
     prior = prior or FactorPrior.of_cost_model()
     if noise is None:
         noise = _choose_noise(columns_s, measured_s, prior)
-    return np.exp(_fit(columns_s, measured_s, prior, noise)), noise
+    everything = np.ones((1, len(measured_s)), dtype=bool)
+    return np.exp(_fit_many(columns_s, measured_s, prior, np.array([noise]), everything)[0]), noise
 
 
-def folds(count: int, most: int = 10) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def fit_folds(
+    columns_s: Array, measured_s: Array, prior: FactorPrior, noises: Sequence[float], pieces: Sequence[Fold]
+) -> Array:
+    """[noises, folds, COLUMNS] what `fit_factors` finds on the training samples of each fold, all at once."""
+    kept = np.zeros((len(pieces), len(measured_s)), dtype=bool)
+    for number, (train, _) in enumerate(pieces):
+        kept[number, train] = True
+    many = np.tile(kept, (len(noises), 1))
+    logs = _fit_many(columns_s, measured_s, prior, np.repeat(noises, len(pieces)), many)
+    return np.exp(logs).reshape(len(noises), len(pieces), len(COLUMNS))
+
+
+def folds(count: int, most: int = 10) -> Iterator[Fold]:
     """(training, test) positions: every sample by itself up to twenty of them, then `most` folds. Fixed order."""
     order = np.random.default_rng(0).permutation(count)
     parts = count if count <= 20 else most
@@ -73,26 +89,16 @@ def folds(count: int, most: int = 10) -> Iterator[tuple[NDArray[np.intp], NDArra
         yield np.setdiff1d(order, test), test
 
 
-def held_out(count: int, predict: Callable[[NDArray[np.intp], NDArray[np.intp]], Array]) -> Array:
-    """[count] predictions, each made without the sample: predict(training, test) -> [test]."""
-    predicted = np.empty(count)
-    for train, test in folds(count):
-        predicted[test] = predict(train, test)
-    return predicted
-
-
 def _choose_noise(columns_s: Array, measured_s: Array, prior: FactorPrior) -> float:
     """The level with the smallest error of held-out samples; the largest when there are under three."""
     if len(measured_s) < 3:
         return NOISES[2]
-    errors = []
-    for noise in NOISES:
-
-        def predict(train: NDArray[np.intp], test: NDArray[np.intp], noise: float = noise) -> Array:
-            return columns_s[test] @ np.exp(_fit(columns_s[train], measured_s[train], prior, noise))
-
-        errors.append(robust_error(np.log(held_out(len(measured_s), predict) / measured_s)))
-    return NOISES[int(np.argmin(errors))]
+    pieces = list(folds(len(measured_s)))
+    fitted = fit_folds(columns_s, measured_s, prior, NOISES, pieces)
+    predicted = np.empty((len(NOISES), len(measured_s)))
+    for number, (_, test) in enumerate(pieces):
+        predicted[:, test] = fitted[:, number] @ columns_s[test].T
+    return NOISES[int(np.argmin([robust_error(np.log(own / measured_s)) for own in predicted]))]
 
 
 def robust_error(log_errors: Array) -> float:
@@ -100,27 +106,37 @@ def robust_error(log_errors: Array) -> float:
     return float(np.sqrt(np.minimum(log_errors**2, 0.25).mean()))
 
 
-def _fit(columns_s: Array, measured_s: Array, prior: FactorPrior, noise: float) -> Array:
-    """Log factors [COLUMNS]."""
-    steps, spreads = _steps(prior)
-    log_measured = np.log(measured_s)
+def _fit_many(columns_s: Array, measured_s: Array, prior: FactorPrior, noises: Array, kept: NDArray[np.bool_]) -> Array:
+    """[fits, COLUMNS] log factors of fits that each have a noise [fits] and know some of the samples, kept [fits,
+    samples].
+    """
+    all_steps, all_spreads = _steps(prior)
+    # A column in which nobody spends time has no step of its own: it would stay at 0.
+    used = columns_s.any(axis=0)
+    shared = all_steps.shape[1] - len(COLUMNS)
+    chosen = np.concatenate([np.ones(shared, dtype=bool), used])
+    steps, spreads = all_steps[np.ix_(used, chosen)], all_spreads[chosen]
+    seconds, mean = columns_s[:, used], prior.mean[used]
+    log_measured, noises = np.log(measured_s), noises[:, None]
     # Start where the common scale alone fits best.
-    u = np.zeros(steps.shape[1])
-    shift = np.median(log_measured - np.log(columns_s @ np.exp(prior.mean)))
-    u[0] = shift / (1 + (noise / prior.scale_spread) ** 2 / len(measured_s))
+    u = np.zeros((len(kept), steps.shape[1]))
+    off = np.where(kept, log_measured - np.log(seconds @ np.exp(mean)), np.nan)
+    u[:, 0] = np.nanmedian(off, axis=1) / (1 + (noises[:, 0] / prior.scale_spread) ** 2 / kept.sum(axis=1))
     for _ in range(ITERATIONS):
-        parts = columns_s * np.exp(prior.mean + steps @ u)
-        total = parts.sum(axis=1)
+        parts = seconds * np.exp(mean + u @ steps.T)[:, None, :]
+        total = parts.sum(axis=2)
         residual = log_measured - np.log(total)
-        weight = (STUDENT_FREEDOM + 1) / (STUDENT_FREEDOM + (residual / noise) ** 2) / noise**2
-        slope = (parts / total[:, None]) @ steps
-        curvature = slope.T @ (weight[:, None] * slope) + np.diag(spreads**-2.0)
-        move = np.linalg.solve(curvature, slope.T @ (weight * residual) - u / spreads**2)
-        move *= min(1.0, 1.0 / max(np.abs(move).max(), 1e-12))  # no factor changes by more than e at once
-        u += move
-        if np.abs(move).max() < 1e-6:
+        weight = kept * (STUDENT_FREEDOM + 1) / (STUDENT_FREEDOM + (residual / noises) ** 2) / noises**2
+        slope = (parts / total[:, :, None]) @ steps
+        transposed = slope.transpose(0, 2, 1)
+        curvature = transposed @ (weight[:, :, None] * slope) + np.diag(spreads**-2.0)
+        downhill = (transposed @ (weight * residual)[:, :, None])[:, :, 0] - u / spreads**2
+        move = np.linalg.solve(curvature, downhill[:, :, None])[:, :, 0]
+        farthest = np.abs(move).max(axis=1, keepdims=True)
+        u += move * np.minimum(1.0, 1.0 / np.maximum(farthest, 1e-12))  # no factor changes by more than e at once
+        if farthest.max() < 1e-6:
             break
-    return prior.mean + steps @ u
+    return prior.mean + u @ all_steps[:, chosen].T
 
 
 def _steps(prior: FactorPrior) -> tuple[Array, Array]:

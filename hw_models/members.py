@@ -91,15 +91,17 @@ class Blend:
         return total
 
 
-def fit_member(recipe: Recipe, samples: Samples, prior: FactorPrior) -> Member:
-    """One member, fitted on all of `samples`."""
+def fit_member(recipe: Recipe, samples: Samples, prior: FactorPrior, factors: Array | None = None) -> Member:
+    """One member, fitted on all of `samples`. factors: those of a recipe with the base "factors", if known."""
     if recipe.base == "powers":
         return PowerLaw(*fit_powers(_logs(samples), samples.measured_s, recipe.strength))
     extras = np.zeros(0)
     if recipe.base == "scale":
         weights = _scaled(samples, prior)
     elif recipe.base == "factors":
-        weights, _ = fit_factors(samples.columns_s, samples.measured_s, prior, recipe.strength)
+        if factors is None:
+            factors, _ = fit_factors(samples.columns_s, samples.measured_s, prior, recipe.strength)
+        weights = factors
     else:
         weights, extras = _mixture(recipe.strength, samples, prior)
     member = Additive(weights, extras)

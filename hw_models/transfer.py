@@ -32,6 +32,7 @@ STACKS: Mapping[str, tuple[str, str]] = {
     "ethos_u85_2048_dedicated": ("npu", "Arm"),
     "galaxy_s24": ("npu", "Hexagon"),
     "galaxy_s25": ("npu", "Hexagon"),
+    "h200": ("gpu", "NVIDIA"),
     "hailo10h": ("npu", "Hailo"),
     "hailo8": ("npu", "Hailo"),
     "hailo8l": ("npu", "Hailo"),

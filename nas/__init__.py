@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nas.finalists_report import finalists_rows, finalists_table
     from nas.fit import fit_summary, fit_target_file, fit_text
     from nas.measure.ask import run_measuring
+    from nas.measure.gap import gap_text, measure_gap
     from nas.measure.plan import write_plan
     from nas.measure.table import export_measurements, import_measurements
     from nas.measure.text import measured_text
@@ -64,9 +65,11 @@ _HOME = {
     "fit_text": "nas.fit",
     "front_csv": "nas.report",
     "front_table": "nas.report",
+    "gap_text": "nas.measure.gap",
     "import_measurements": "nas.measure.table",
     "leads": "nas.workers",
     "load_spec": "nas.spec",
+    "measure_gap": "nas.measure.gap",
     "measured_text": "nas.measure.text",
     "networks": "nas.report",
     "open_study": "nas.study",
@@ -126,9 +129,11 @@ __all__ = [
     "fit_text",
     "front_csv",
     "front_table",
+    "gap_text",
     "import_measurements",
     "leads",
     "load_spec",
+    "measure_gap",
     "measured_text",
     "networks",
     "open_study",

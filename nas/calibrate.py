@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hw_models import Target, estimate_part
 from hw_models.calibration import Calibration, measured_calibration, transferred_calibration
+from hw_models.choice import Choice
 from hw_models.estimate import streamed_share
 from hw_models.factors import FactorPrior
 from hw_models.families import COLUMNS, Units, network_units, part_units
@@ -165,6 +166,7 @@ def scores(records: Sequence[Measurement], samples: Samples, predictor: Predicto
         "samples": len(records),
         "about": _about(records),
         "model": str(predictor.choice),
+        "model_in_words": in_words(predictor.choice),
         "spearman": spearman(predictor.held_out_s, samples.measured_s),
         "within_10_percent": float(within.mean()),
         "mean_absolute_log_error": float(np.abs(errors).mean()),
@@ -182,6 +184,29 @@ def scores(records: Sequence[Measurement], samples: Samples, predictor: Predicto
     ]
     report["worst_have_in_common"] = in_common(samples, errors)
     return report
+
+
+BASES = {
+    "scale": "the prior at this device's speed",
+    "factors": "one factor per family of kernels",
+    "mixture": "a mixture of the families' times",
+    "powers": "other devices' latencies",
+}
+RESIDUALS = {
+    "ridge": "with a correction that is linear in a kernel's sizes",
+    "gp": "with a correction learned from similar kernels",
+    "boosting": "with a correction by decision trees over a kernel's sizes",
+}
+"""Parts of a predictor -> in words. The prior is the cost model, or what measured devices of its kind say of it."""
+
+
+def in_words(choice: Choice) -> str:
+    """The parts of a predictor with their weights, for a person."""
+    parts = [
+        f"{weight:.0%} {BASES[recipe.base]}" + (f" {RESIDUALS[recipe.residual.name]}" if recipe.residual else "")
+        for weight, recipe in zip(choice.weights, choice.recipes, strict=True)
+    ]
+    return " + ".join(parts)
 
 
 def _named(record: Measurement) -> dict[str, Any]:
@@ -222,7 +247,7 @@ def calibration_text(outcome: Outcome, where: str = "") -> str:
     lines = [f"calibration {stored.name}: {report['about']}"]
     if stored.calibration.kind == "measured":
         lines += [
-            f"model: {report['model']}",
+            f"predicts by {report['model_in_words']}",
             f"held out: Spearman {report['spearman']:.3f}, within 10 percent {report['within_10_percent']:.0%}, mean "
             f"error {report['mean_absolute_log_error']:.1%}",
             f"uncalibrated: Spearman {report['uncalibrated_spearman']:.3f}, within 10 percent "

@@ -27,6 +27,7 @@ from nas.errors import UsageError
 from nas.measure.ask import IN_CHANS, NUM_CLASSES
 from nas.measure.design import part_pool
 from nas.measure.plan import COLUMNS as PLAN_COLUMNS
+from nas.measure.plan import is_chainable
 from nas.measure.records import MeasurementStore
 from nas.problem import find_target
 from nas.store import Store
@@ -70,6 +71,7 @@ def suggest_measurements(
     if not precisions:
         raise UsageError("name at least one precision")
     subjects = [part_subject(part) for part in part_pool(made, POOL, seed, NUM_CLASSES, IN_CHANS)]
+    subjects = [subject for subject in subjects if is_chainable(subject)]  # others a board cannot time by themselves
     candidates = [(subject, precision) for subject in subjects for precision in precisions]
     have = {(record.subject, record.precision) for record in known}
     candidates = [(subject, precision) for subject, precision in candidates if (subject.name, precision) not in have]
@@ -133,8 +135,10 @@ def suggestion_csv(rows: Sequence[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def suggestion_text(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per block."""
+def suggestion_text(rows: Sequence[dict[str, Any]], target: str, table: Path | None = None, where: str = "") -> str:
+    """One line per block, then how to time them. target: as the user named it; table: where `suggestion_csv` is
+    written; where: options that lead to the same database.
+    """
     lines = []
     for row in rows:
         subject = Subject(row["model"], row["kind"], row["input_size"], row["description"])
@@ -145,4 +149,12 @@ def suggestion_text(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['model']}  {what:<14} {described['channels']} channels at {row['input_size']} in {row['precision']}"
             f"  (now known to {row['uncertainty']:.0%})"
         )
+    if table is None:
+        lines.append("Next: the same with --csv next.csv, which the commands that time them read")
+    else:
+        asked = f"--from {table} --target {target}"
+        lines += [
+            f"Next: nas measure plan {asked} --out to_time    ONNX files to time on a board, and the table to fill in",
+            f"      nas measure --device cpu {asked}{where}    or, where the target is this machine, all at once",
+        ]
     return "\n".join(lines)

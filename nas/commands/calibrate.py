@@ -14,7 +14,9 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, where_of, words
 @click.command()
 @click.option("--target", required=True, help="Accelerator, or a TOML file.")
 @click.option("--suggest", type=int, help="Name that many measurements worth most instead.")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write them as a table to fill in.")
+@click.option(
+    "--csv", "csv_file", type=click.Path(path_type=Path), help="Write them as a table for `nas measure --from`."
+)
 @click.option("--space", default="metaformer", show_default=True, help="Space that they are taken from.")
 @click.option("--preset", default="mobile", show_default=True, help="Preset of the space.")
 @click.option("--precision", "precisions", default="w8a8", show_default=True, help="Comma-separated.")
@@ -33,7 +35,11 @@ def calibrate(
         )
         if csv_file is not None:
             nas.write_whole(csv_file, nas.suggestion_csv(rows))
-        click.echo(json.dumps(rows, indent=2) if as_json else nas.suggestion_text(rows))
+        click.echo(
+            json.dumps(rows, indent=2)
+            if as_json
+            else nas.suggestion_text(rows, target, csv_file, where_of(folder, url))
+        )
         return
     if csv_file is not None:
         raise nas.UsageError("--csv goes with --suggest")

@@ -14,6 +14,9 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, where_of, words
 SPACE = click.option("--space", default="metaformer", show_default=True, help="Search space (see `nas spaces`).")
 PRESET = click.option("--preset", default="mobile", show_default=True, help="Preset of the space.")
 MODELS = click.option("--model", "models", multiple=True, metavar="MODEL", help="A timm model or an exported folder.")
+WANTED = click.option(
+    "--from", "wanted", type=click.Path(path_type=Path), help="Blocks of a table of `nas calibrate --suggest N --csv`."
+)
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of blocks and networks.")
 
 
@@ -26,10 +29,11 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 @click.option("--networks", type=int, default=0, help="Whole networks to draw from the space.")
 @click.option("--budget", type=int, help="Block measurements (block x precision).  [default: 200]")
 @click.option("--minutes", type=float, help="Stop after so many minutes of timing; the same command goes on.")
-@click.option("--precision", "precisions", help="Comma-separated; all the device has if not given.")
+@click.option("--precision", "precisions", help="Comma-separated; the device's usual ones if not given.")
 @click.option("--input-size", type=int, help="Side of the square image for --model; its own if not given.")
 @click.option("--batch", type=int, default=1, show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU, each on its own processor.")
+@WANTED
 @SEED
 @click.option("--prepare-only", is_flag=True, help="Write the graphs now, time them with the same command later.")
 @click.option("--replace", is_flag=True, help="Drop what another version of the runtime measured.")
@@ -100,18 +104,35 @@ def import_(table: Path, target: str, replace: bool, folder: Path, url: str | No
 
 
 @measure.command()
+@click.option("--target", help="Target that describes the GPU; found by itself for known ones.")
+@SPACE
+@PRESET
+@click.option("--budget", type=int, default=12, show_default=True, help="Blocks.")
+@click.option("--precision", default="fp16", show_default=True, help="fp16, bf16 or fp32.")
+@click.option("--batch", type=int, default=64, show_default=True)
+@SEED
+@JSON
+@QUIET
+def gap(as_json: bool, quiet: bool, **asked: Any) -> None:
+    """Time blocks on a CUDA GPU as a chain of kernels and as one fused kernel, beside the cost model's ratio."""
+    found = nas.measure_gap(nas.Narrator(quiet=quiet), **asked)
+    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else nas.gap_text(found))
+
+
+@measure.command()
 @click.option("--target", required=True, help="Whose cost model chooses: a target's name or TOML file.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @SPACE
 @PRESET
 @MODELS
-@click.option("--budget", type=int, default=20, show_default=True, help="Blocks; each is two files.")
-@click.option("--networks", type=int, default=5, show_default=True, help="Whole networks to draw from the space.")
-@click.option("--precision", default="w8a8", show_default=True, help="In which the device shall run them.")
+@click.option("--budget", type=int, help="Blocks; each is two files.  [default: 20]")
+@click.option("--networks", type=int, help="Whole networks to draw from the space.  [default: 5]")
+@click.option("--precision", help="In which the device shall run them.  [default: w8a8]")
+@WANTED
 @SEED
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @QUIET
-def plan(target: str, out: Path, budget: int, quiet: bool, **asked: Any) -> None:
+def plan(target: str, out: Path, budget: int | None, quiet: bool, **asked: Any) -> None:
     """Write the ONNX files to time on a board elsewhere, and the table that `nas measure import` takes back."""
     written = nas.write_plan(target, out, nas.Narrator(quiet=quiet), blocks=budget, **asked)
     click.echo(str(written))

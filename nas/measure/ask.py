@@ -13,6 +13,7 @@ from nas.measure.design import choose_parts, draw_networks
 from nas.measure.jobs import Job
 from nas.measure.records import MeasurementStore, refuse_other_software
 from nas.measure.run import Device, Outcome, measure_jobs
+from nas.measure.wanted import read_wanted
 from nas.progress import Narrator
 from nas.store import Store
 from nas.subjects import Subject, architecture_subject, named_subject, part_subject
@@ -42,6 +43,7 @@ def run_measuring(
     input_size: int | None = None,
     batch: int = 1,
     threads: int = 1,
+    wanted: Path | None = None,
     seed: int = 0,
     prepare_only: bool = False,
     replace: bool = False,
@@ -49,8 +51,9 @@ def run_measuring(
     """Time blocks of a space, or whole networks, on a device of this machine; every result goes into the database.
 
     models: timm names and exported folders. networks: how many to draw from the space. budget: block measurements, a
-    block at one precision each; by default DEFAULT_BUDGET, none when models or networks are asked for.
-    minutes: when to stop. precisions: all that the device has by default. prepare_only: write the graphs, time later.
+    block at one precision each; by default DEFAULT_BUDGET, none when models, networks or a table are asked for.
+    wanted: a table of suggested blocks, each in its own precision.
+    minutes: when to stop. precisions: the device's usual ones by default. prepare_only: write the graphs, time later.
     replace: drop what another version of the runtime measured.
     Raises UsageError for what does not exist or cannot be timed here, NasError under load, Interrupted at Ctrl-C.
     """
@@ -60,21 +63,27 @@ def run_measuring(
     on = open_device(device, store.folder / "measure" / "graphs", threads)
     name = target_name(target) if target else on.default_target()
     described = known_target(target or name)
-    wanted = tuple(precisions) or on.precisions
-    if unknown := [precision for precision in wanted if precision not in on.precisions]:
+    chosen = tuple(precisions) or on.usual
+    if unknown := [precision for precision in chosen if precision not in on.precisions]:
         raise UsageError(
             f"{on.runtime} on this device times {', '.join(on.precisions)}, not {unknown[0]}: figures for it must come "
             "from a device with such kernels (`nas measure import`)"
         )
     if budget is None:
-        budget = 0 if models or networks else DEFAULT_BUDGET
+        budget = 0 if models or networks or wanted is not None else DEFAULT_BUDGET
+    pairs = read_wanted(wanted) if wanted is not None else []
+    if unknown := [precision for _, precision in pairs if precision not in on.precisions]:
+        raise UsageError(
+            f"{wanted} asks for {unknown[0]}: {on.runtime} on this device times {', '.join(on.precisions)}"
+        )
     subjects = [named_subject(model, input_size) for model in models]
     if networks or budget:
         made = space_of(space, preset)
         drawn = draw_networks(made, networks, seed)
         subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in drawn]
-        subjects += chosen_blocks(made, described, -(-budget // len(wanted)), wanted, seed)
-    jobs = [Job(subject, precision, batch) for subject in subjects for precision in wanted]
+        subjects += chosen_blocks(made, described, -(-budget // len(chosen)), chosen, seed)
+    jobs = [Job(subject, precision, batch) for subject, precision in pairs]
+    jobs += [Job(subject, precision, batch) for subject in subjects for precision in chosen]
     measured = MeasurementStore(store)
     refuse_other_software(measured, name, on.runtime, on.runtime_version, replace=replace)
     refuse_other_threads(measured, name, threads)

@@ -25,6 +25,7 @@ class CpuDevice:
 
     runtime = "ONNX Runtime"
     precisions: tuple[str, ...] = PRECISIONS
+    usual: tuple[str, ...] = PRECISIONS
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """folder: for the graphs. Raises UsageError when ONNX Runtime is missing."""

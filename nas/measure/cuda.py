@@ -2,58 +2,57 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from nas.errors import NasError, UsageError
 from nas.measure.graphs import randomize_
+from nas.measure.int8 import quantize_
 from nas.measure.jobs import Graph, Job
+from nas.measure.replay import Replay, gpu_state
 from nas.measure.timing import Sentinel
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "w8a8": torch.float16}
+"""Precision -> number format of the module; w8a8: of all but the layers that multiply in int8."""
 
-_WARM_UP_RUNS = 3
-"""Runs on a side stream before capture, in which the compiler chooses kernels and libraries take their memory."""
+KNOWN_GPUS = {"NVIDIA H200": "h200", "NVIDIA GeForce RTX 4090": "rtx_4090"}
+"""What the driver calls a GPU -> the target that describes it."""
 
 
 class CudaDevice:
-    """Times compiled modules in channels-last order on the current CUDA device.
-
-    There is no int8: torch has no quantized convolution for CUDA. Times of an int8 engine (TensorRT) are imported.
-    """
+    """Times compiled modules in channels-last order on the current CUDA device."""
 
     runtime = "torch.compile"
-    precisions: tuple[str, ...] = tuple(_DTYPES)
+    precisions: tuple[str, ...] = tuple(DTYPES)
+    usual: tuple[str, ...] = ("fp32", "fp16", "bf16")
 
     def __init__(self) -> None:
         """Raises UsageError when torch sees no CUDA device."""
-        if not torch.cuda.is_available():
-            raise UsageError(
-                "no CUDA device: torch sees none on this machine; measure with --device cpu, or import times taken "
-                "elsewhere with `nas measure import`"
-            )
+        require_cuda()
         self.runtime_version = f"{torch.__version__} CUDA {torch.version.cuda}"
 
     def default_target(self) -> str:
-        """Raises UsageError: a GPU's name says too little about which target describes it."""
-        raise UsageError(
-            f"say with --target which target describes {torch.cuda.get_device_name()}: a built-in one (`nas targets`) "
-            "or a TOML file of your own"
-        )
+        """Raises UsageError when no built-in target describes this GPU."""
+        return cuda_target()
 
     def prepare(self, job: Job) -> dict[str, Any]:
-        """Nothing is written: the compiler works when a graph is opened. Raises UsageError for an unknown subject."""
-        job.subject.build()
+        """Nothing is written: the compiler works when a graph is opened. Raises UsageError for an unknown subject,
+        NasError for what torch cannot run in int8 when that is asked for.
+        """
+        module, _ = job.subject.build()
+        if job.precision == "w8a8":
+            quantize_(module)
         return {"ops": {}, "unfused": []}
 
-    def open(self, graph: Graph) -> _Replay:
-        return _Replay(graph)
+    def open(self, graph: Graph) -> _Compiled:
+        return _Compiled(graph)
 
     def sentinel(self, best_s: float) -> Sentinel | None:
         """None: a GPU is shared by whole programs, which the spread shows."""
@@ -66,61 +65,72 @@ class CudaDevice:
     @contextmanager
     def held(self) -> Iterator[Callable[[], dict[str, Any]]]:
         """Yields the state of the device, as far as the driver tells it."""
-        yield _state
+        with tuned_libraries():
+            yield gpu_state
 
 
-def _state() -> dict[str, Any]:
-    found: dict[str, Any] = {"processor": torch.cuda.get_device_name(), "threads": 1}
-    for name, read, scale in (
-        ("clock_hz", torch.cuda.clock_rate, 1e6),
-        ("temperature_c", torch.cuda.temperature, 1),
-        ("power_w", torch.cuda.power_draw, 1e-3),
-    ):
-        try:
-            found[name] = read() * scale
-        except (ImportError, ModuleNotFoundError, RuntimeError):  # no NVML bindings, or no permission
-            continue
-    return found
+def require_cuda() -> None:
+    """Raises UsageError when torch sees no CUDA device."""
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "no CUDA device: torch sees none on this machine; measure with --device cpu, or import times taken "
+            "elsewhere with `nas measure import`"
+        )
 
 
-class _Replay:
+def cuda_target() -> str:
+    """The built-in target of the current GPU. Raises UsageError when there is none."""
+    name = torch.cuda.get_device_name()
+    if name not in KNOWN_GPUS:
+        raise UsageError(
+            f"no target describes {name}: say with --target which does, a built-in one (`nas targets`) or a TOML file "
+            "of your own"
+        )
+    return KNOWN_GPUS[name]
+
+
+@contextmanager
+def tuned_libraries() -> Iterator[None]:
+    """While it is held, cuDNN tries its algorithms and keeps the fastest, and Triton multiplies and adds in one step
+    without a warning that a later version will not.
+    """
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def on_gpu(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module in evaluation mode, on the GPU, its maps in channels-last order."""
+    return module.eval().to(device="cuda", dtype=dtype).to(memory_format=torch.channels_last)
+
+
+def random_image(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A random map on the GPU, [batch, channels, height, width] in channels-last order."""
+    image = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
+    return image.to(device="cuda", dtype=dtype, memory_format=torch.channels_last)
+
+
+class _Compiled:
     """Copies of a subject one behind the other, compiled and captured."""
 
     def __init__(self, graph: Graph) -> None:
-        dtype = _DTYPES[graph.precision]
+        """Raises NasError for what cannot be compiled."""
+        dtype = DTYPES[graph.precision]
         modules = []
         for seed in range(graph.copies):
             module, shape = graph.subject.build()
             modules.append(randomize_(module, seed))
-        module = torch.nn.Sequential(*modules).to(device="cuda", dtype=dtype)
-        module = module.to(memory_format=torch.channels_last)
-        generator = torch.Generator().manual_seed(0)
-        image = torch.randn((graph.batch, *shape[1:]), generator=generator)
-        self._input = image.to(device="cuda", dtype=dtype, memory_format=torch.channels_last)
+        chain = on_gpu(nn.Sequential(*modules), dtype)
+        if graph.precision == "w8a8":
+            quantize_(chain)
         try:
-            self._capture(torch.compile(module.eval(), dynamic=False))
+            self._replay = Replay(torch.compile(chain, dynamic=False), random_image((graph.batch, *shape[1:]), dtype))
         except Exception as error:  # the compiler raises what it likes
             line = (str(error) or type(error).__name__).splitlines()[0]
             raise NasError(f"{graph.subject.name} cannot be compiled in {graph.precision}: {line}") from error
 
-    def _capture(self, module: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(side):
-            for _ in range(_WARM_UP_RUNS):
-                module(self._input)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self._graph):
-            self._output = module(self._input)
-
     def times_s(self, count: int) -> NDArray[np.float64]:
-        """Between events on the device, so that the host's delays do not count."""
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
-        events[0].record()
-        for event in events[1:]:
-            self._graph.replay()
-            event.record()
-        torch.cuda.synchronize()
-        milliseconds = [first.elapsed_time(last) for first, last in pairwise(events)]
-        return np.array(milliseconds) * 1e-3
+        return self._replay.times_s(count)

@@ -17,6 +17,7 @@ from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, known_target, 
 from nas.measure.design import draw_networks
 from nas.measure.graphs import write_graph
 from nas.measure.jobs import CHAIN
+from nas.measure.wanted import read_wanted
 from nas.progress import Narrator
 from nas.subjects import Subject, architecture_subject, named_subject
 
@@ -26,6 +27,9 @@ COLUMNS = (
 )  # fmt: skip
 
 TABLE = "measurements.csv"
+
+BLOCKS, NETWORKS = 20, 5
+"""How many are chosen by default."""
 
 
 @dataclass(frozen=True)
@@ -49,45 +53,68 @@ def write_plan(
     *,
     space: str = "metaformer",
     preset: str = "mobile",
-    blocks: int = 20,
-    networks: int = 5,
+    blocks: int | None = None,
+    networks: int | None = None,
     models: Sequence[str] = (),
-    precision: str = "w8a8",
+    precision: str | None = None,
+    wanted: Path | None = None,
     seed: int = 0,
     force: bool = False,
 ) -> Path:
     """Write the folder `out`: float ONNX files of blocks and networks, README.md, and an empty measurements.csv.
 
-    target: whose cost model chooses the blocks: a built-in target or a TOML file. precision: in which the device shall
-    run them; for w8a8 each file is also there in integer arithmetic (QDQ).
+    target: whose cost model chooses the blocks: a built-in target or a TOML file. blocks, networks: how many to
+    choose, 20 and 5 by default. precision: in which the device shall run them, w8a8 by default; for that each file is
+    also there in integer arithmetic (QDQ). wanted: a table of suggested blocks, which then are the blocks, in the
+    precisions that it names; networks are then added only where asked for.
     The folder appears whole or not at all. Raises UsageError for what does not exist, or when `out` does and `force`
     is False.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    if blocks < 0 or networks < 0 or blocks + networks + len(models) < 1:
-        raise UsageError("a plan needs something to time: --budget and --networks must be positive")
     described, made = known_target(target), space_of(space, preset)
+    suggested = [] if wanted is None else _suggested(wanted, blocks, precision)
+    own = precision or (suggested[0][1] if suggested else "w8a8")
+    if own not in PRECISIONS:
+        raise UsageError(f"unknown precision {own!r}; known: {', '.join(PRECISIONS)}")
+    count, drawn = (
+        (0 if wanted is not None else usual) if asked is None else asked
+        for asked, usual in ((blocks, BLOCKS), (networks, NETWORKS))
+    )
+    if count < 0 or drawn < 0 or count + drawn + len(models) + len(suggested) < 1:
+        raise UsageError("a plan needs something to time: --budget and --networks must be positive")
     subjects = [named_subject(model) for model in models]
-    subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in draw_networks(made, networks, seed)]
-    subjects += _chainable(chosen_blocks(made, described, 2 * blocks, [costed_precision(precision)], seed))[:blocks]
-    lines = [line for subject in subjects for line in _lines(subject, precision)]
+    subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in draw_networks(made, drawn, seed)]
+    by_design = chosen_blocks(made, described, 2 * count, [costed_precision(own)], seed) if count else []
+    subjects += [subject for subject in by_design if is_chainable(subject)][:count]
+    pairs = [(subject, own) for subject in subjects] + suggested
+    lines = [line for subject, precision in pairs for line in _lines(subject, precision)]
     # Ctrl-C between files: torch's exporter answers it with a dump of the graph
     with whole_folder(out, force=force) as folder, narrator.bar("files") as update, deferred_interrupt() as stop:
         for number, line in enumerate(lines):
             stop()
             update(number, len(lines), line.file)
             write_graph(folder / line.file, line.subject, "fp32", line.copies)
-            if precision == "w8a8":
+            if line.precision == "w8a8":
                 write_graph(folder / _qdq(line.file), line.subject, "w8a8", line.copies)
         (folder / TABLE).write_text(_table(lines), encoding="utf-8")
-        (folder / "README.md").write_text(_readme(target_name(target), lines, precision), encoding="utf-8")
+        (folder / "README.md").write_text(_readme(target_name(target), lines), encoding="utf-8")
         update(len(lines), len(lines), "")
     return out.absolute()
 
 
-def _chainable(subjects: Sequence[Subject]) -> list[Subject]:
-    return [subject for subject in subjects if '"part":"MetaFormerBlock"' in subject.description]
+def _suggested(table: Path, blocks: int | None, precision: str | None) -> list[tuple[Subject, str]]:
+    """Blocks of a table of suggestions, in their precisions. Raises UsageError for what a plan cannot hold."""
+    if blocks is not None or precision is not None:
+        raise UsageError("--budget and --precision go without --from: its lines say which blocks, and in which one")
+    found = read_wanted(table)
+    for subject, _ in found:
+        if not is_chainable(subject):
+            raise UsageError(f"{table}: {subject.name} cannot be timed in a chain; take its line out")
+    return found
+
+
+def is_chainable(subject: Subject) -> bool:
+    """Whether several copies of a part fit one behind the other: only then a board can tell its time from the rest."""
+    return '"part":"MetaFormerBlock"' in subject.description
 
 
 def _lines(subject: Subject, precision: str) -> list[_Line]:
@@ -123,11 +150,13 @@ def _table(lines: Sequence[_Line]) -> str:
     return stream.getvalue()
 
 
-def _readme(target: str, lines: Sequence[_Line], precision: str) -> str:
+def _readme(target: str, lines: Sequence[_Line]) -> str:
     blocks = sum(line.subject.kind == "block" for line in lines) // 2
     networks = sum(line.subject.kind == "network" for line in lines)
     note = "Weights are random: they do not change the time, but the outputs mean nothing."
-    if precision == "w8a8":
+    precisions = list(dict.fromkeys(line.precision for line in lines))
+    precision = precisions[0] if len(precisions) == 1 else "the precision of its line"
+    if "w8a8" in precisions:
         note = f"""Beside each float file lies the same graph with QuantizeLinear and DequantizeLinear pairs
 (`-qdq.onnx`), for compilers that take a quantized graph. Use one of the two for all files. {note}"""
     return f"""# What to time on {target}

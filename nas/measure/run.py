@@ -35,11 +35,12 @@ MOST_REFUSED = 4
 
 
 class Device(Protocol):
-    """Something that runs graphs."""
+    """Something that runs graphs. usual: the precisions that are timed when none is asked for."""
 
     runtime: str
     runtime_version: str
     precisions: tuple[str, ...]
+    usual: tuple[str, ...]
 
     def default_target(self) -> str: ...
     def prepare(self, job: Job) -> dict[str, Any]: ...

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hw_models import combine, estimate_part, load_target
-from hw_models.factors import FactorPrior, fit_factors, held_out
+from hw_models.factors import NOISES, FactorPrior, fit_factors, fit_folds, folds
 from hw_models.families import COLUMNS, block_units, network_units
 from nas.bits import put_precision
 from nas.cost import timm_workload
@@ -77,10 +77,34 @@ def test_a_sure_prior_is_kept():
     np.testing.assert_allclose(factors, true, rtol=0.01)
 
 
-def test_held_out_predictions_never_see_their_sample():
-    for count in (3, 20, 57):
-        seen = held_out(count, lambda train, test: np.isin(test, train).astype(float))
-        assert not seen.any()
+@pytest.mark.parametrize("count", [3, 20, 57])
+def test_every_sample_is_left_out_once(count):
+    pieces = list(folds(count))
+    assert sorted(np.concatenate([test for _, test in pieces])) == list(range(count))
+    for train, test in pieces:
+        assert not set(train) & set(test)
+        assert len(train) + len(test) == count
+
+
+def test_fits_of_all_folds_at_once_are_those_of_one_after_the_other():
+    columns_s, measured_s, _ = _device(12)
+    measured_s = measured_s * np.exp(0.1 * np.random.default_rng(1).standard_normal(12))
+    pieces = list(folds(12))
+    prior = FactorPrior.of_cost_model()
+    at_once = fit_folds(columns_s, measured_s, prior, NOISES, pieces)
+    for row, noise in zip(at_once, NOISES, strict=True):
+        for factors, (train, _) in zip(row, pieces, strict=True):
+            alone, _ = fit_factors(columns_s[train], measured_s[train], prior, noise)
+            np.testing.assert_allclose(factors, alone, rtol=1e-4)
+
+
+def test_a_column_without_time_moves_with_the_others():
+    columns_s, measured_s, _ = _device(20)
+    factors, _ = fit_factors(columns_s, 5 * measured_s)
+    unused = [name for name in COLUMNS if name not in USED and name.endswith("/int")]
+    moved = factors[[COLUMNS.index(name) for name in unused]]
+    assert len(set(moved)) == 1
+    assert moved[0] > 3
 
 
 @pytest.mark.parametrize("measured", [[], [0.0], [-1.0], [np.nan]])

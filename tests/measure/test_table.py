@@ -10,9 +10,15 @@ import pytest
 
 from hw_models.measurements import read_measurements
 from nas.errors import UsageError
-from nas.measure.plan import TABLE, write_plan
+from nas.measure.design import part_pool
+from nas.measure.plan import COLUMNS, TABLE, write_plan
 from nas.measure.table import export_measurements, import_measurements
+from nas.measure.wanted import read_wanted
 from nas.progress import Narrator
+from nas.subjects import part_subject
+from nas.suggest import suggestion_csv
+from search_spaces import load_space
+from search_spaces.parts import NetworkPart
 
 _HEAD = "model,input_size,precision,latency_ms,runtime,runtime_version"
 
@@ -115,3 +121,60 @@ def test_a_plan_is_timed_filled_in_and_taken_back(tmp_path: Path, monkeypatch: p
     _fill(plan, {"-x1": "0.5", "-x3": "0.9"})
     with pytest.raises(UsageError, match=r"does not describe a block|was changed"):
         import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
+
+
+def _suggestions(folder: Path, **change: str) -> Path:
+    """Two suggested blocks; `change` puts other cells into the second line."""
+    part = [part for part in part_pool(load_space("metaformer", "small"), 12, 0, 10, 3) if is_block(part)][:2]
+    rows = [dict.fromkeys(COLUMNS, "") for _ in part]
+    for row, one in zip(rows, part, strict=True):
+        subject = part_subject(one)
+        row |= {"model": subject.name, "kind": "block", "input_size": str(subject.input_size), "batch": "1"}
+        row |= {"precision": "w8a8", "description": subject.description}
+    rows[1] |= change
+    path = folder / "next.csv"
+    path.write_text(suggestion_csv(rows))
+    return path
+
+
+def is_block(part: NetworkPart) -> bool:
+    return part.spec[0] == "MetaFormerBlock"
+
+
+def test_suggestions_become_files_to_time(tmp_path: Path) -> None:
+    table = _suggestions(tmp_path, precision="fp16")
+    plan = write_plan("npu_40tops", tmp_path / "plan", Narrator(quiet=True), wanted=table)
+    with (plan / TABLE).open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["precision"] for row in rows] == ["w8a8", "w8a8", "fp16", "fp16"]
+    assert len(list(plan.rglob("*-qdq.onnx"))) == 2
+    assert all((plan / row["file"]).is_file() for row in rows)
+    _fill(plan, {"-x1": "0.5", "-x3": "0.9"})
+    assert len(import_measurements(plan / TABLE, "npu_40tops", tmp_path, None).records) == 2
+    with pytest.raises(UsageError, match="go without --from"):
+        write_plan("npu_40tops", tmp_path / "other", Narrator(quiet=True), wanted=table, blocks=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "block:000000000000"}, "line 3: the description of block:000000000000 was changed"),
+        ({"input_size": "7"}, "line 3: the description of block:"),
+        ({"kind": "network", "model": "resnet18"}, "line 3: resnet18 is a network, not a block"),
+        ({"precision": "int3"}, "line 3: unknown precision 'int3'"),
+        ({"description": "{}"}, "line 3: '{}' does not describe a block"),
+    ],
+)
+def test_a_wrong_suggestion_is_said_with_its_line(tmp_path: Path, change: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_wanted(_suggestions(tmp_path, **change))
+
+
+def test_another_table_is_no_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="line 1: missing column kind, description"):
+        read_wanted(_table(tmp_path, "resnet18,224,w8a8,1.5,SDK,2.0"))
+    with pytest.raises(UsageError, match=r"cannot read .*no\.csv"):
+        read_wanted(tmp_path / "no.csv")
+    (tmp_path / "none.csv").write_text(",".join(COLUMNS) + "\n")
+    with pytest.raises(UsageError, match="names nothing to time"):
+        read_wanted(tmp_path / "none.csv")

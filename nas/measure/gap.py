@@ -1,0 +1,272 @@
+"""The efficiency gap of unfused blocks on a GPU, measured: the same block as a chain of kernels and as one.
+
+Three ways to run one block, timed in turns: torch's own kernels one after the other ("eager"), the compiler's
+("compiled", torch.compile), both as CUDA graphs, so that neither pays for launches from Python, and one Triton kernel
+("fused", `nas.measure.triton_blocks`) in a CUDA graph too. Beside them what the cost model says of the target without
+and with block fusion, and the time that its matrix engine would need at its peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hw_models import Target, estimate_part
+from nas.bits import costed_precision, put_precision
+from nas.cost import part_workload
+from nas.errors import NasError, UsageError
+from nas.measure.ask import chosen_blocks, known_target
+from nas.measure.graphs import randomize_
+from nas.measure.timing import Timing, summarize, time_in_turns
+from nas.measure.triton_blocks import FusedBlock, fused_block, require_triton, tune
+from nas.progress import Narrator
+from nas.subjects import Subject, described_part
+from nas.units import SECONDS, format_quantity
+from search_spaces import load_space
+
+MIXERS = ("identity", "dwconv", "mbconv", "fused_mbconv", "convfirst")
+"""Token mixers whose blocks have a fused kernel."""
+
+WAYS = ("eager", "compiled", "fused")
+
+TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}
+"""Precision -> largest difference of the fused kernel from a 32-bit block, relative to the largest value: some
+roundings of the format (2^-24, 2^-11, 2^-8) at the values inside the block, which are larger than what comes out."""
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """One block. Seconds of a whole batch.
+
+    ratio: compiled over fused, median over turns, with its 95 percent interval. model_chain_s, model_fused_s: by the
+    cost model without and with block fusion; peak_s: of its matrix engine at full rate. error: largest difference of
+    the fused kernel from a 32-bit block, relative to the largest value. tile: how the fused kernel is cut.
+    """
+
+    block: str
+    what: str
+    macs: int
+    eager_s: float
+    compiled_s: float
+    fused_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    model_chain_s: float
+    model_fused_s: float
+    peak_s: float
+    error: float
+    tile: str
+
+    @property
+    def model_ratio(self) -> float:
+        return self.model_chain_s / self.model_fused_s
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"model_ratio": self.model_ratio}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """All blocks, and the state of the GPU after them. left_out: block -> why it has no figure."""
+
+    target: str
+    precision: str
+    batch: int
+    rows: tuple[GapRow, ...]
+    left_out: dict[str, str]
+    state: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
+
+
+def measure_gap(
+    narrator: Narrator,
+    *,
+    target: str | None = None,
+    space: str = "metaformer",
+    preset: str = "mobile",
+    budget: int = 12,
+    precision: str = "fp16",
+    batch: int = 64,
+    seed: int = 0,
+) -> Gap:
+    """Time `budget` blocks of a space in three ways on the current GPU.
+
+    Raises UsageError without a CUDA device or Triton and for what does not exist, NasError when a fused kernel
+    computes something else than its block.
+    """
+    from nas.measure import cuda
+    from nas.measure.replay import gpu_state
+
+    if precision not in TOLERANCES:
+        raise UsageError(f"fused kernels compute in {', '.join(TOLERANCES)}, not {precision!r}")
+    if budget < 1 or batch < 1:
+        raise UsageError("--budget and --batch must be positive")
+    cuda.require_cuda()
+    require_triton()
+    name = target or cuda.cuda_target()
+    described = known_target(name)
+    subjects = blocks_with_kernel(space, preset, described, budget, precision, seed)
+    rows, left_out, rng = [], {}, np.random.default_rng(seed)
+    with cuda.tuned_libraries(), narrator.bar("blocks") as update:
+        for number, subject in enumerate(subjects):
+            update(number, len(subjects), subject.name)
+            try:
+                rows.append(_one(subject, described, precision, batch, rng))
+            except (torch.cuda.OutOfMemoryError, _Left) as error:
+                left_out[subject.name] = str(error).splitlines()[0]
+            torch.compiler.reset()
+        update(len(subjects), len(subjects), "")
+        state = gpu_state()
+    return Gap(described.name, precision, batch, tuple(rows), left_out, state)
+
+
+class _Left(Exception):
+    """A block without a figure."""
+
+
+def blocks_with_kernel(space: str, preset: str, target: Target, count: int, precision: str, seed: int) -> list[Subject]:
+    """The first `count` blocks of the design (`nas.measure.design`) that have a fused kernel. Raises UsageError."""
+    try:
+        made = load_space(space, preset=preset, mixers=MIXERS)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    found = []
+    for subject in chosen_blocks(made, target, 20 * count, [costed_precision(precision)], seed):
+        try:
+            fused_block(subject.build()[0])
+        except UsageError:
+            continue  # another part, a norm that does not fold, a gate: there is no kernel for it
+        found.append(subject)
+        if len(found) == count:
+            break
+    return found
+
+
+def _one(subject: Subject, target: Target, precision: str, batch: int, rng: np.random.Generator) -> GapRow:
+    from nas.measure.cuda import DTYPES, on_gpu, random_image
+    from nas.measure.replay import Replay
+
+    dtype = DTYPES[precision]
+    module, shape = subject.build()
+    block = on_gpu(randomize_(module, 0), dtype)
+    image = random_image((batch, *shape[1:]), dtype)
+    fused = fused_block(block)
+
+    def seconds_of(candidate: FusedBlock) -> float:
+        return float(np.median(Replay(candidate, image).times_s(20)))
+
+    tune(fused, seconds_of)
+    error = largest_error(fused, block, image)
+    if not error <= TOLERANCES[precision]:
+        raise NasError(
+            f"the fused kernel of {subject.name} is {error:.2g} off its block in {precision}, more than "
+            f"{TOLERANCES[precision]:g} of the largest value: its time means nothing"
+        )
+    runs: dict[str, Callable[[Tensor], Tensor]] = {
+        "eager": block, "compiled": torch.compile(block, dynamic=False), "fused": fused
+    }  # fmt: skip
+    slices = time_in_turns([Replay(runs[way], image) for way in WAYS], rng).seconds
+    return gap_row(subject, target, precision, batch, slices, error, str(fused.tile))
+
+
+def largest_error(fused: nn.Module, block: nn.Module, image: Tensor) -> float:
+    """Largest difference of two modules on one input, relative to the largest value, the second in 32-bit floats."""
+    exact = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.no_grad():
+            found = fused(image).float()
+            dtype = next(block.parameters()).dtype
+            expected = block.float()(image.float())
+            block.to(dtype)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = exact
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def gap_row(
+    subject: Subject,
+    target: Target,
+    precision: str,
+    batch: int,
+    slices: NDArray[np.float64],
+    error: float,
+    tile: str,
+) -> GapRow:
+    """The figures of a block from its slices, [WAYS, turns] seconds. Raises _Left for times that cannot be believed."""
+    timings: list[Timing] = [summarize(row) for row in slices]
+    for way, timing in zip(WAYS, timings, strict=True):
+        if timing.noisy:
+            share = timing.spread_s / timing.median_s
+            raise _Left(f"{way} spreads over {share:.0%} of its median: something else runs on this GPU")
+    ratio = summarize(slices[WAYS.index("compiled")] / slices[WAYS.index("fused")])
+    part = described_part(subject.description)
+    workload = put_precision(part_workload(part, batch), costed_precision(precision))
+    chain, fused = (
+        estimate_part(workload, replace(target, overhead=replace(target.overhead, block_fusion=mode)), (False, False))
+        for mode in ("none", "recompute")
+    )
+    return GapRow(
+        block=subject.name,
+        what=described(subject),
+        macs=chain.macs,
+        eager_s=timings[0].median_s,
+        compiled_s=timings[1].median_s,
+        fused_s=timings[2].median_s,
+        ratio=ratio.median_s,
+        ratio_low=ratio.low_s,
+        ratio_high=ratio.high_s,
+        model_chain_s=chain.latency_s[0],
+        model_fused_s=fused.latency_s[0],
+        peak_s=sum(group.ideal_s for group in chain.groups),
+        error=error,
+        tile=tile,
+    )
+
+
+def described(subject: Subject) -> str:
+    """A block in words: "dwconv7 x4 gelu, 64 channels at 56"."""
+    data = subject.record("any", "fp32", 1.0).described()
+    arguments = data["arguments"]
+    mixer = f"{arguments['mixer']}{arguments.get('kernel') or ''}"
+    return (
+        f"{mixer} x{arguments.get('expansion', 1):g} {arguments.get('activation', '')}, {data['channels']} channels at "
+        f"{subject.input_size}"
+    )
+
+
+def gap_text(gap: Gap) -> str:
+    """A table for a person, then what it comes to."""
+    lines = [f"{gap.precision}, batch {gap.batch}, on {gap.state.get('processor', 'this GPU')} as target {gap.target}"]
+    head = ("block", "eager", "compiled", "fused", "compiled/fused", "cost model", "of peak")
+    lines.append(f"{head[0]:<44} {head[1]:>10} {head[2]:>10} {head[3]:>10} {head[4]:>21} {head[5]:>10} {head[6]:>11}")
+    for row in gap.rows:
+        eager, compiled, fused = (format_quantity(s, SECONDS) for s in (row.eager_s, row.compiled_s, row.fused_s))
+        ratio = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+        peak = f"{row.peak_s / row.compiled_s:.0%} > {row.peak_s / row.fused_s:.0%}"
+        lines.append(
+            f"{row.what:<44} {eager:>10} {compiled:>10} {fused:>10} {ratio:>21} {row.model_ratio:>10.2f} {peak:>11}"
+        )
+    for name, reason in gap.left_out.items():
+        lines.append(f"{name} left out: {reason}")
+    if gap.rows:
+        lines.append(_summary(gap.rows))
+    return "\n".join(lines)
+
+
+def _summary(rows: Sequence[GapRow]) -> str:
+    middle = float(np.median([row.ratio for row in rows]))
+    model = float(np.median([row.model_ratio for row in rows]))
+    return (
+        f"median of {len(rows)} blocks: fused kernels are {middle:.2f} times as fast as the compiled chain (the cost "
+        f"model's block fusion: {model:.2f} times); inputs and weights are in the second-level cache where they fit"
+    )
