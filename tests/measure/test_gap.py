@@ -13,7 +13,7 @@ from nas.measure.replay import read_state
 from nas.progress import Narrator
 from nas.subjects import Subject
 
-_TARGET = load_target("rtx_4090")
+_TARGET = load_target("h200")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_ratio_is_of_times_taken_in_the_same_turn(subjects: list[Subject]) -> 
     assert row.eager_s > row.compiled_s > row.fused_s
     assert row.model_ratio >= 1.0  # fusing is taken where it is faster only
     assert 0 < row.peak_s <= row.model_fused_s
-    text = gap_text(Gap("rtx_4090", "fp16", 64, (row,), {}, {}))
+    text = gap_text(Gap("h200", "fp16", 64, (row,), {}, {}))
     assert "2.00 (2.00 to 2.00)" in text
     assert "median of 1 blocks" in text
 
