@@ -1,7 +1,8 @@
 """Results of common ops on the meta device, made directly: meta's own way takes half a millisecond an op.
 
-They have the shape, type and memory order that torch gives them (tested against it); whatever is out of the ordinary,
-mixed types, layouts with gaps, wrong sizes, is left to torch.
+They have the shape, type and memory order that torch gives them on a processor (tested against it); whatever is out of
+the ordinary, mixed types, layouts with gaps, wrong sizes, is left to torch. Meta itself forgets the order of some
+results: a convolution's always begins with the channels, since meta cannot know which kernel would run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,19 @@ from nas.aten import ACTIVATIONS, ARITHMETIC
 POINTWISE = frozenset(ACTIVATIONS) | {
     name for name, function in ARITHMETIC.items() if function not in ("compare", "select")
 }
+
+CONVOLUTIONS = frozenset({"convolution", "_convolution"})
+KEEP_ORDER = frozenset({"roll", "pixel_shuffle", "reflection_pad2d", "replication_pad2d", "channel_shuffle"})
+"""Ops whose result has the memory order of their operand, which meta forgets."""
+
+
+def in_map_order(name: str, args: tuple[Any, ...], result: Any) -> Any:
+    """What meta returned, [batch, channels, height, width] of a convolution always channels last: the order in which
+    accelerators write their maps.
+    """
+    if name in CONVOLUTIONS or (name in KEEP_ORDER and _is_channels_last(args[0])):
+        return result.contiguous(memory_format=torch.channels_last) if result.dim() == 4 else result
+    return result
 
 
 def meta_result(name: str, args: tuple[Any, ...], arguments: Mapping[str, Any]) -> Any:
@@ -56,7 +70,8 @@ def _convolution(args: tuple[Any, ...]) -> torch.Tensor | None:
     ]
     if len(sides) != 2 or min(sides) < 1:
         return None
-    return data.new_empty((data.shape[0], weight.shape[0], *sides))
+    shape = (data.shape[0], weight.shape[0], *sides)
+    return torch.empty(shape, dtype=data.dtype, device=data.device, memory_format=torch.channels_last)
 
 
 def _layer_norm(args: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | None:

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from hw_models.workload import MATRIX_KINDS, Op, Tensor, Workload
 from nas.aten import ALIASES, CONSTANT_OPS, FREE_OPS, MATRIX_OPS, Description, describe
-from nas.meta_results import meta_result
+from nas.meta_results import in_map_order, meta_result
 
 
 class TraceError(ValueError):
@@ -123,7 +123,7 @@ class Recorder(TorchDispatchMode):
         name = func.overloadpacket.__name__
         result = meta_result(name, args, arguments)
         if result is None:
-            result = func(*args, **arguments)
+            result = in_map_order(name, args, func(*args, **arguments))
         plain = name if name in FREE_OPS or name in CONSTANT_OPS or not name.endswith("_") else name[:-1]
         plain = ALIASES.get(plain, plain)
         if plain in FREE_OPS:
@@ -160,7 +160,7 @@ class Recorder(TorchDispatchMode):
                 self._new(value, name, constant=True)
             return
         if name in MATRIX_OPS:
-            operands = self._split_heads(operands, description)
+            operands = self._in_matrix_order(operands, description)
         fields = _op_fields(description, operands, constant)
         self._append(fields, operands, constant, outputs[0])
         for value in outputs[1:]:  # indices and saved statistics, of no use at inference
@@ -182,16 +182,21 @@ class Recorder(TorchDispatchMode):
             self._alive.append(output)
             self._index_of[storage_key(output)] = index
 
-    def _split_heads(self, operands: list[torch.Tensor], description: Description) -> list[torch.Tensor]:
-        """Batched matrix operands whose batch axis is not the outermost in memory are transposed first."""
-        if description.gemm is None or description.gemm[0] == 1 or description.kind == "conv":
+    def _in_matrix_order(self, operands: list[torch.Tensor], description: Description) -> list[torch.Tensor]:
+        """Operands of a matrix product as an array reads them; what lies otherwise is transposed first.
+
+        The batch axis is the outermost in memory, and rows of the left operand run along the reduction.
+        """
+        if description.gemm is None or description.kind == "conv":
             return operands
         placed = []
-        for value in operands:
-            batched = value.dim() == 3 and value.shape[0] > 1
-            if batched and not self._is_constant(value) and value.stride(0) < max(value.stride()[1:]):
+        for position, value in enumerate(operands):
+            batched = value.dim() == 3 and value.shape[0] > 1 and value.stride(0) < max(value.stride()[1:])
+            left = position == len(operands) - 2 and min(value.shape[-2:]) > 1
+            across = left and value.stride(-1) > value.stride(-2) > 0
+            if (batched or across) and not self._is_constant(value):
                 moved = torch.empty_like(value, memory_format=torch.contiguous_format)
-                self._append({"kind": "transpose", "function": "heads"}, [value], [False], moved)
+                self._append({"kind": "transpose", "function": "heads" if batched else ""}, [value], [False], moved)
                 value = moved
             placed.append(value)
         return placed

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hw_models import Workload
-from nas.meta_results import meta_result
+from nas.meta_results import in_map_order, meta_result
 from nas.trace import trace_module
 
 aten = torch.ops.aten
@@ -51,10 +51,33 @@ def test_in_place_results_are_the_operand() -> None:
 @pytest.mark.parametrize(("kernel", "padding", "dilation"), [(1, 0, 1), (3, 1, 1), (5, 2, 1), (3, 2, 2)])
 def test_convolutions_are_torchs(stride: int, groups: int, kernel: int, padding: int, dilation: int) -> None:
     weight = torch.empty(16, 8 // groups, kernel, kernel, device="meta")
+    sizes = ([stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], groups)
+    last = _maps(2, 8, 9, 7)[1]
+    real = aten.convolution.default(
+        torch.empty_like(last, device="cpu"), torch.empty_like(weight, device="cpu"), None, *sizes
+    )
     for data in _maps(2, 8, 9, 7)[:2]:
-        sizes = ([stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], groups)
         made = meta_result("convolution", (data, weight, None, *sizes), {})
-        assert _same(made, aten.convolution.default(data, weight, None, *sizes))
+        assert _same(made, real)
+        slow = in_map_order("convolution", (data, weight), aten.convolution.default(data, weight, None, *sizes))
+        assert _same(slow, real)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("roll", ([1, 2], [2, 3])),
+        ("pixel_shuffle", (2,)),
+        ("reflection_pad2d", ([1, 1, 1, 1],)),
+        ("replication_pad2d", ([1, 1, 1, 1],)),
+        ("channel_shuffle", (2,)),
+    ],
+)
+def test_orders_that_meta_forgets_are_those_of_a_processor(name: str, sizes: tuple[object, ...]) -> None:
+    op = getattr(aten, name).default
+    for data in _maps(2, 8, 4, 6)[:2]:
+        real = op(torch.empty_like(data, device="cpu"), *sizes)
+        assert _same(in_map_order(name, (data, *sizes), op(data, *sizes)), real), data.stride()
 
 
 def test_layer_norms_are_torchs() -> None:

@@ -66,6 +66,39 @@ def test_convolutions_need_no_layout_change() -> None:
             assert kinds.isdisjoint({"transpose", "copy", "gather"}), name
 
 
+class _Tokens(nn.Module):
+    """A convolution, a linear layer on its positions, and a convolution again."""
+
+    def __init__(self, in_order: bool) -> None:
+        super().__init__()
+        self.before, self.mix, self.after = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Conv2d(8, 4, 1)
+        self.over_positions = nn.Identity() if in_order else nn.Linear(36, 36)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.before(x)
+        tokens = self.over_positions(x.flatten(2)).transpose(1, 2)
+        return self.after(self.mix(tokens).transpose(1, 2).reshape(x.shape))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("in_order", "transposes"), [(True, 0), (False, 2)])
+def test_maps_stay_channels_last_through_convolutions(in_order: bool, transposes: int, batch: int) -> None:
+    """Tokens of a map lie in memory as it does; a product over positions needs them turned, and back."""
+    workload = _trace(_Tokens(in_order), (batch, 3, 8, 8))
+    assert sum(op.kind == "transpose" for op in workload.ops) == transposes
+
+
+def test_products_whose_reduction_lies_across_memory_are_transposed_first() -> None:
+    class Linear(nn.Module):
+        """The state of linear attention: keys and values summed over tokens."""
+
+        def forward(self, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            return keys.transpose(1, 2) @ values
+
+    kinds = [op.kind for op in _trace(Linear(), (4, 50, 16), (4, 50, 16)).ops]
+    assert kinds == ["transpose", "matmul"]
+
+
 def test_heads_are_split_by_transposes() -> None:
     with torch.device("meta"):
         model = timm.create_model("vit_tiny_patch16_224").eval()
