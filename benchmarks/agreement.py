@@ -25,8 +25,8 @@ from benchmarks.provenance import provenance
 from benchmarks.published import PRECISIONS, Row, compare_sources, read_benchmark, read_groups, target_of
 from benchmarks.rank_statistics import bootstrapped, cross_validated, spearman
 from hw_models import Target, Workload, estimate_part, load_target
-from hw_models.estimate import dram_seconds
 from hw_models.families import network_units
+from hw_models.group_cost import dram_seconds
 from nas.bits import put_precision
 from nas.cost import timm_workload
 from nas.errors import UsageError

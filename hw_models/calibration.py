@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.choice import Choice
-from hw_models.estimate import PartCost, network_overhead_s, streamed_share
+from hw_models.estimate import network_overhead_s, streamed_share
 from hw_models.factors import FactorPrior
 from hw_models.families import COLUMNS, FEATURES, NETWORK, Units, part_units
 from hw_models.members import Additive, Blend
+from hw_models.part_cost import PartCost
 from hw_models.predictor import LEVEL, Predictor, fit_predictor, refit_predictor
 from hw_models.samples import Samples
 from hw_models.target import Overhead, Target

@@ -14,7 +14,9 @@ from math import log2
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.estimate import GroupCost, PartCost, dram_seconds, network_overhead_s, streamed_share
+from hw_models.estimate import network_overhead_s, streamed_share
+from hw_models.group_cost import GroupCost, dram_seconds
+from hw_models.part_cost import PartCost
 from hw_models.target import Target
 
 FAMILIES = ("dense", "pointwise", "depthwise", "attention", "norm", "elementwise", "pool", "movement")

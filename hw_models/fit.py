@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.estimate import PartCost, combine, dram_seconds, estimate_part, network_overhead_s, streamed_share
+from hw_models.estimate import combine, network_overhead_s, streamed_share
 from hw_models.factors import folds
+from hw_models.group_cost import dram_seconds
 from hw_models.npu import matrix_precision
+from hw_models.part_cost import PartCost, estimate_part
 from hw_models.target import Target
 from hw_models.workload import Workload
 

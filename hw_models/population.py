@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.estimate import PartCost
+from hw_models.part_cost import PartCost
 from hw_models.target import Overhead, Target
 
 FIGURES = ("latency_s", "energy_j", "macs", "params", "dram_bytes", "peak_onchip_bytes", "weight_bytes")

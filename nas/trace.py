@@ -196,15 +196,21 @@ class Recorder(TorchDispatchMode):
             across = left and value.stride(-1) > value.stride(-2) > 0
             if (batched or across) and not self._is_constant(value):
                 moved = torch.empty_like(value, memory_format=torch.contiguous_format)
-                self._append({"kind": "transpose", "function": "heads" if batched else ""}, [value], [False], moved)
+                fields = {"kind": "transpose", "function": "heads" if batched else ""}
+                self._append(fields, [value], [False], moved, role="")  # a role is of what is made of it
                 value = moved
             placed.append(value)
         return placed
 
     def _append(
-        self, fields: dict[str, Any], operands: list[torch.Tensor], constant: list[bool], output: torch.Tensor
+        self,
+        fields: dict[str, Any],
+        operands: list[torch.Tensor],
+        constant: list[bool],
+        output: torch.Tensor,
+        role: str | None = None,
     ) -> None:
-        path, role = self.path[-1], self.role[-1]
+        path, role = self.path[-1], self.role[-1] if role is None else role
         inputs: dict[int, int] = {}
         for value, known in zip(operands, constant, strict=True):
             if not known:

@@ -99,6 +99,19 @@ def test_products_whose_reduction_lies_across_memory_are_transposed_first() -> N
     assert kinds == ["transpose", "matmul"]
 
 
+def test_a_role_is_of_the_product_not_of_what_is_moved_for_it() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.state = MatMul(role="accumulator")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.state(x.transpose(1, 2), x)
+
+    workload = _trace(Net(), (4, 50, 16))
+    assert [workload.tensors[op.outputs[0]].role for op in workload.ops] == ["", "accumulator"]
+
+
 def test_heads_are_split_by_transposes() -> None:
     with torch.device("meta"):
         model = timm.create_model("vit_tiny_patch16_224").eval()

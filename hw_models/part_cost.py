@@ -1,0 +1,124 @@
+"""What a workload costs on a target before the global terms of a network: a whole network, or a sub-block of one.
+
+A part is costed by itself, both with its weights resident on chip and with its weights streamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hw_models.fusion import fuse
+from hw_models.group_cost import GroupCost, dram_seconds, group_costs, group_seconds
+from hw_models.legality import Infeasible, illegal_ops
+from hw_models.memory import place
+from hw_models.target import Target
+from hw_models.workload import Workload
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """Cost of a workload on a target, before the global terms of a network.
+
+    input_bytes, output_bytes: what crosses a bus to the host if this part is the first or the last.
+    """
+
+    target: Target
+    groups: tuple[GroupCost, ...]
+    macs: int
+    params: int
+    weight_bytes: int
+    peak_onchip_bytes: int
+    largest_step_bytes: int
+    input_bytes: int
+    output_bytes: int
+    violations: tuple[Infeasible, ...]
+
+    @cached_property
+    def latency_s(self) -> tuple[float, float]:
+        """With resident weights, with streamed weights."""
+        resident, streamed = (sum(self._group_s(group, share) for group in self.groups) for share in (0.0, 1.0))
+        return resident, streamed
+
+    @cached_property
+    def dram_bytes(self) -> tuple[float, float]:
+        """With resident weights, with streamed weights."""
+        resident, streamed = (sum(group.dram_bytes(share) for group in self.groups) for share in (0.0, 1.0))
+        return resident, streamed
+
+    @cached_property
+    def energy_j(self) -> tuple[float, float]:
+        """With resident weights, with streamed weights; static power included."""
+        compute = sum(group.energy_j for group in self.groups)
+        energy = self.target.energy
+        resident, streamed = (
+            compute + dram * energy.dram_byte_j + seconds * energy.static_w
+            for dram, seconds in zip(self.dram_bytes, self.latency_s, strict=True)
+        )
+        return resident, streamed
+
+    def _group_s(self, group: GroupCost, share: float) -> float:
+        return group_seconds(group, share, self.target)
+
+    def rows(self, share: float, prefix: str = "") -> list[dict[str, Any]]:
+        """One row per group, `share` of the weights streamed; their latencies and energies add up.
+
+        prefix: module path of the part, put before the names.
+        """
+        return [self._row(group, share, prefix) for group in self.groups]
+
+    def _row(self, group: GroupCost, share: float, prefix: str) -> dict[str, Any]:
+        seconds = (1 - share) * self._group_s(group, 0.0) + share * self._group_s(group, 1.0)
+        dram_bytes = group.dram_bytes(share)
+        times = {
+            "matrix": group.matrix_s,
+            "vector": group.vector_s,
+            "on-chip memory": group.onchip_s,
+            "dram": dram_seconds(dram_bytes, self.target),
+            "overhead": group.launch_s,
+        }
+        energy = self.target.energy
+        return {
+            "name": f"{prefix}.{group.name}".strip("."),
+            "kind": group.kind,
+            "fused": [f"{prefix}.{name}".strip(".") for name in group.ops],
+            "bound": max(times, key=lambda bound: times[bound]),
+            "latency_s": seconds,
+            "energy_j": group.energy_j + dram_bytes * energy.dram_byte_j + seconds * energy.static_w,
+            "macs": group.macs,
+            "utilization": group.ideal_s / seconds if seconds else 0.0,
+            "matrix_s": group.matrix_s,
+            "vector_s": group.vector_s,
+            "onchip_s": group.onchip_s,
+            "dram_s": times["dram"],
+            "dram_bytes": dram_bytes,
+            "onchip_bytes": group.onchip_bytes,
+            "chain": f"{prefix}.{group.chain}".strip(".") if group.chain else "",
+            "stripes": group.stripes,
+            "stripe_rows": group.stripe_rows,
+            "halo_macs": group.halo_macs,
+        }
+
+
+def estimate_part(workload: Workload, target: Target, ends_in_dram: tuple[bool, bool] = (True, True)) -> PartCost:
+    """Cost of a workload. ends_in_dram: as in `memory.place`."""
+    groups = fuse(workload, target.overhead.fusion)
+    placement = place(workload, groups, target.memory, ends_in_dram)
+    costs, peak_bytes = group_costs(workload, groups, placement, target)
+    size = [tensor.size_bytes for tensor in workload.tensors]
+    violations = illegal_ops(workload, target)
+    return PartCost(
+        target=target,
+        groups=costs,
+        macs=workload.macs,
+        params=workload.params,
+        weight_bytes=workload.weight_bytes,
+        peak_onchip_bytes=peak_bytes,
+        largest_step_bytes=max(
+            (sum(size[index] for index in (*group.inputs, *group.outputs)) for group in groups), default=0
+        ),
+        input_bytes=sum(size[index] for index in workload.inputs),
+        output_bytes=sum(size[index] for index in workload.outputs),
+        violations=tuple(violations),
+    )
