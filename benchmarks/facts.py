@@ -60,7 +60,7 @@ def _effective_tops(model: str, target: str) -> float:
 def _cycles(module: nn.Module, shape: tuple[int, ...]) -> float:
     """Cycles of one layer on the Ethos-U85, at 1 GHz, its tensors in on-chip memory."""
     workload = put_precision(trace_module(module, [shape]), "w8a8")
-    return estimate_part(workload, load_target("ethos_u85_2048"), (False, False)).latency_s[1] * 1e9
+    return estimate_part(workload, load_target("ethos_u85_2048")).latency_s[1] * 1e9
 
 
 def _sl1680_convolutions_ms() -> float:

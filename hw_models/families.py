@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.estimate import network_overhead_s, streamed_share
-from hw_models.group_cost import GroupCost, dram_seconds
+from hw_models.group_cost import GroupCost, group_dram_s
 from hw_models.part_cost import PartCost
 from hw_models.target import Target
 
@@ -111,7 +111,7 @@ def _plain(column: int, seconds: float) -> Units:
 def _unit(group: GroupCost, target: Target, share: float) -> tuple[int, float, list[float]]:
     """(column, seconds without the launch, features). A partly streamed group counts as what bounds its mixture."""
     compute_s = max(group.matrix_s, group.vector_s, group.onchip_s)
-    resident_s, streamed_s = (dram_seconds(group.dram_bytes(end), target) for end in (0.0, 1.0))
+    resident_s, streamed_s = (group_dram_s(group, end, target) for end in (0.0, 1.0))
     seconds = (1 - share) * max(compute_s, resident_s) + share * max(compute_s, streamed_s)
     dram_s = (1 - share) * resident_s + share * streamed_s
     by_dram = dram_s > compute_s

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hw_models.estimate import combine, network_overhead_s, streamed_share
 from hw_models.factors import folds
-from hw_models.group_cost import dram_seconds
+from hw_models.group_cost import group_dram_s
 from hw_models.npu import matrix_precision
 from hw_models.part_cost import PartCost, estimate_part
 from hw_models.target import Target
@@ -263,7 +263,7 @@ def _rows(workload: Workload, part: PartCost, keys: Sequence[str]) -> list[tuple
     for group in part.groups:
         key = next((key_of[name] for name in group.ops if name in key_of), "")
         rate = keys.index(key) if key in keys else -1
-        resident_s, streamed_s = (dram_seconds(group.dram_bytes(end), target) for end in (0.0, 1.0))
+        resident_s, streamed_s = (group_dram_s(group, end, target) for end in (0.0, 1.0))
         rows.append(
             (share, rate, group.matrix_s, group.vector_s, group.onchip_s, resident_s, streamed_s, group.launch_s)
         )

@@ -12,6 +12,7 @@ from hw_models.fusion import Group
 from hw_models.kernel import Kernel, kernel_of
 from hw_models.memory import Placement, group_traffic
 from hw_models.npu import matrix_precision, matrix_seconds, operand_seconds, vector_elements, vector_seconds
+from hw_models.streams import block_traffic
 from hw_models.target import Target
 from hw_models.workload import MATRIX_KINDS, Op, Workload
 
@@ -27,6 +28,7 @@ class GroupCost:
     chain: name of the block-fused chain it runs in, "" when it runs by itself; stripes, stripe_rows: how often, and
     rows of the chain's output at a time; halo_macs: macs done again because stripes overlap (in the times and
     energies, not in macs).
+    dram_wait_s: least time of the slowest stream to or from dram, with resident and with streamed weights.
     """
 
     name: str
@@ -53,6 +55,7 @@ class GroupCost:
     stripes: int = 1
     stripe_rows: int = 0
     halo_macs: int = 0
+    dram_wait_s: tuple[float, float] = (0.0, 0.0)
 
     def dram_bytes(self, streamed: float) -> float:
         """streamed: share of the weights that come from dram, 0 to 1."""
@@ -63,10 +66,19 @@ def dram_seconds(count_bytes: float, target: Target) -> float:
     return count_bytes / (target.memory.dram_bytes_per_s * target.memory.dram_efficiency)
 
 
+def group_dram_s(group: GroupCost, share: float, target: Target) -> float:
+    """Time of a group's transfers to and from dram with `share` of the weights streamed."""
+    resident_s, streamed_s = (
+        max(dram_seconds(group.dram_bytes(end), target), wait_s)
+        for end, wait_s in zip((0.0, 1.0), group.dram_wait_s, strict=True)
+    )
+    return (1 - share) * resident_s + share * streamed_s
+
+
 def group_seconds(group: GroupCost, share: float, target: Target) -> float:
     """Time of a group with `share` of the weights streamed: the larger of computing and transfer, which overlap."""
     compute_s = max(group.matrix_s, group.vector_s, group.onchip_s)
-    return max(compute_s, dram_seconds(group.dram_bytes(share), target)) + group.launch_s
+    return max(compute_s, group_dram_s(group, share, target)) + group.launch_s
 
 
 def group_costs(
@@ -101,7 +113,7 @@ def _group_cost(
     workload: Workload, group: Group, placement: Placement, target: Target, loop: Loop | None = None
 ) -> GroupCost:
     """Cost of a group. loop: the chain it runs in stripe by stripe, rows that stripes share done again."""
-    matrix_s = vector_s = ideal_s = energy_j = 0.0
+    matrix_s = vector_s = operand_s = ideal_s = energy_j = 0.0
     macs, done, passes = 0, 0.0, 1
     stripes = loop.stripes if loop is not None else 1
     has_matrix = any(workload.ops[position].kind in MATRIX_KINDS for position in group.ops)
@@ -113,7 +125,7 @@ def _group_cost(
             precision = matrix_precision(workload, op, target.matrix.rates)
             factor = loop.factor[op.outputs[0]] if loop is not None else 1.0
             matrix_s += stripes * matrix_seconds(_of_stripe(op, factor / stripes), target.matrix, precision)
-            matrix_s += factor * operand_seconds(op, target.vector)
+            operand_s += factor * operand_seconds(op, target.vector)
             rate = target.matrix.rates.get(precision, min(target.matrix.rates.values()))
             ideal_s += op.macs / (target.matrix.peak_macs_per_s * rate)
             energy_j += op.macs * factor * target.energy.mac_j.get(precision, max(target.energy.mac_j.values()))
@@ -125,7 +137,11 @@ def _group_cost(
             factor = loop.factor[op.outputs[0]] if loop is not None else 1.0
             vector_s += vector_seconds(workload, op, target.vector) * factor
             energy_j += vector_elements(workload, op) * factor * target.energy.vector_element_j
-    traffic = group_traffic(workload, group, placement, target.memory, passes, loop)
+    if target.matrix.accumulator_bytes:
+        traffic = block_traffic(workload, group, placement, target, loop)
+    else:
+        traffic = group_traffic(workload, group, placement, target.memory, passes, loop)
+    operand_s = max(operand_s, traffic.operand_wait_s)  # everything else waits for it
     first = _anchor(workload, group)
     kernel = kernel_of(workload, first)
     return GroupCost(
@@ -134,9 +150,9 @@ def _group_cost(
         ops=tuple(workload.ops[position].name for position in group.ops),
         macs=macs,
         ideal_s=ideal_s,
-        matrix_s=matrix_s,
+        matrix_s=matrix_s + operand_s,
         vector_s=vector_s,
-        onchip_s=traffic.onchip_bytes / target.memory.onchip_bytes_per_s,
+        onchip_s=max(traffic.onchip_bytes / target.memory.onchip_bytes_per_s, traffic.onchip_wait_s + operand_s),
         launch_s=target.overhead.launch_s * stripes,
         dram_activation_bytes=traffic.dram_activation_bytes,
         dram_weight_bytes=traffic.dram_weight_bytes,
@@ -146,6 +162,7 @@ def _group_cost(
         stripes=stripes,
         stripe_rows=loop.stripe_rows if loop is not None else 0,
         halo_macs=round(done) - macs,
+        dram_wait_s=(traffic.dram_wait_s[0] + operand_s, traffic.dram_wait_s[1] + operand_s),
     )
 
 

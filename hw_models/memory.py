@@ -21,42 +21,48 @@ if TYPE_CHECKING:
     from hw_models.block_fusion import Loop
 
 
-ACCESSES = ("matrix", "depthwise", "vector", "transpose")
-"""How ops read and write feature maps: blocks of channels, a few channels of many positions, in order, across it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where the activations of a workload live while it runs.
 
-    onchip: indices of the tensors kept on chip.
+    onchip: indices of the tensors kept on chip. ends: of those that are the network's own input and result.
     peak_bytes: activations and buffered weights at the fullest step, were all activations kept on chip: what
         the network asks for, whether the device has it or not.
     """
 
     onchip: frozenset[int]
     peak_bytes: int
+    ends: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes one group moves. dram_weight_bytes go only when the weights are streamed."""
+    """Bytes one group moves. dram_weight_bytes go only when the weights are streamed.
+
+    onchip_wait_s: least time of the slowest of the streams that share the memory on chip; dram_wait_s: of those to and
+    from dram, with resident and with streamed weights; operand_wait_s: of those that bring the second operand of a
+    product into the order of weights before it starts. 0 when no stream has a limit of its own.
+    """
 
     dram_activation_bytes: float
     dram_weight_bytes: float
     onchip_bytes: float
+    onchip_wait_s: float = 0.0
+    dram_wait_s: tuple[float, float] = (0.0, 0.0)
+    operand_wait_s: float = 0.0
 
 
 def place(
     workload: Workload,
     groups: Sequence[Group],
     memory: Memory,
-    ends_in_dram: tuple[bool, bool] = (True, True),
+    ends: tuple[bool, bool] = (True, True),
 ) -> Placement:
     """Decide for every activation whether it stays on chip.
 
-    ends_in_dram: whether the workload's inputs come from, and its outputs go to, dram whatever their size (an
-    image, a result); otherwise they are boundary tensors like those between segments.
+    ends: whether the workload's inputs, and its outputs, are those of the network. An image comes from, and a result
+    goes to, dram whatever its size, unless the memory says otherwise (`ends_onchip`); other inputs and outputs are
+    boundary tensors like those between segments.
     """
     size = [tensor.size_bytes for tensor in workload.tensors]
     alive = alive_steps(workload, groups)
@@ -68,9 +74,10 @@ def place(
         ),
         default=0,
     )
+    outer = frozenset(workload.inputs if ends[0] else ()) | frozenset(workload.outputs if ends[1] else ())
     if not memory.spill:
-        return Placement(frozenset().union(*alive), peak)
-    forced = set(workload.inputs if ends_in_dram[0] else ()) | set(workload.outputs if ends_in_dram[1] else ())
+        return Placement(frozenset().union(*alive), peak, outer)
+    forced = frozenset() if memory.ends_onchip else outer
     boundary_bytes = memory.boundary_fraction * memory.activation_bytes
     onchip: set[int] = set()
     for start, stop in _segments(workload, groups, alive):
@@ -80,7 +87,7 @@ def place(
         kept = {index for index in boundary - forced if size[index] <= boundary_bytes}
         steps = [step - forced - (boundary - kept) for step in alive[start:stop]]
         onchip |= kept | _largest_fitting(steps, kept, size, memory.activation_bytes)
-    return Placement(frozenset(onchip), peak)
+    return Placement(frozenset(onchip), peak, outer)
 
 
 def alive_steps(workload: Workload, groups: Sequence[Group]) -> list[set[int]]:
@@ -121,20 +128,6 @@ def _largest_fitting(steps: list[set[int]], kept: set[int], size: Sequence[int],
     return {index for index in inner if size[index] <= limit}
 
 
-def access_of(workload: Workload, group: Group) -> str:
-    """One of ACCESSES: that of the group's matrix op, else "transpose" or "vector"."""
-    ops = [workload.ops[position] for position in group.ops if workload.ops[position].kind in MATRIX_KINDS]
-    if not ops:
-        kinds = {workload.ops[position].kind for position in group.ops}
-        return "transpose" if "transpose" in kinds else "vector"
-    return "depthwise" if all(op.is_depthwise for op in ops) else "matrix"
-
-
-def burst_factor(burst_bytes: int, access: str, memory: Memory) -> float:
-    """Bytes moved per byte used when bursts are longer than what an access finds in a row."""
-    return max(1.0, burst_bytes / memory.access_bytes[access])
-
-
 def group_traffic(
     workload: Workload, group: Group, placement: Placement, memory: Memory, passes: int, loop: Loop | None = None
 ) -> Traffic:
@@ -147,7 +140,7 @@ def group_traffic(
     if loop is not None:
         return _loop_traffic(workload, group, placement, memory, passes, loop)
     tensors = workload.tensors
-    reads = _read_bytes(workload, group)
+    reads = read_bytes(workload, group)
     operands = {
         index
         for position in group.ops
@@ -165,13 +158,12 @@ def group_traffic(
     else:
         operand_rounds = 1
     written = sum(tensors[index].size_bytes for index in group.outputs)
-    access = access_of(workload, group)
-    beyond = _bursts(streamed * operand_rounds + once, memory) + _bursts(spilled_out, memory)
+    beyond = whole_bursts(streamed * operand_rounds + once, memory) + whole_bursts(spilled_out, memory)
     inside = sum(reads.values()) * passes + written
     return Traffic(
-        dram_activation_bytes=beyond * burst_factor(memory.dram_burst_bytes, access, memory),
-        dram_weight_bytes=_bursts(packed_bytes(workload, group.weights, memory) * weight_rounds, memory),
-        onchip_bytes=inside * burst_factor(memory.onchip_burst_bytes, access, memory) + weights * weight_rounds,
+        dram_activation_bytes=beyond,
+        dram_weight_bytes=whole_bursts(packed_bytes(workload, group.weights, memory) * weight_rounds, memory),
+        onchip_bytes=inside + weights * weight_rounds,
     )
 
 
@@ -183,19 +175,17 @@ def _loop_traffic(
     """
     size = {index: workload.tensors[index].size_bytes for index in (*group.outputs, *group.weights)}
     onchip = placement.onchip | loop.inside
-    reads = {index: count * loop.factor.get(index, 1.0) for index, count in _read_bytes(workload, group).items()}
+    reads = {index: count * loop.factor.get(index, 1.0) for index, count in read_bytes(workload, group).items()}
     made = sum(size[index] * loop.factor[index] for index in group.outputs)
     packed = packed_bytes(workload, group.weights, memory)
-    access = access_of(workload, group)
-    beyond = _bursts(sum(count for index, count in reads.items() if index not in onchip), memory) + _bursts(
+    beyond = whole_bursts(sum(count for index, count in reads.items() if index not in onchip), memory) + whole_bursts(
         sum(size[index] for index in group.outputs if index not in onchip), memory
     )
     weights = sum(size[index] for index in group.weights) * loop.stripes
     return Traffic(
-        dram_activation_bytes=beyond * burst_factor(memory.dram_burst_bytes, access, memory),
-        dram_weight_bytes=_bursts(packed * (loop.stripes if loop.reread else 1), memory),
-        onchip_bytes=(sum(reads.values()) * passes + made) * burst_factor(memory.onchip_burst_bytes, access, memory)
-        + weights,
+        dram_activation_bytes=beyond,
+        dram_weight_bytes=whole_bursts(packed * (loop.stripes if loop.reread else 1), memory),
+        onchip_bytes=sum(reads.values()) * passes + made + weights,
     )
 
 
@@ -205,7 +195,7 @@ def packed_bytes(workload: Workload, weights: Sequence[int], memory: Memory) -> 
     return sum(tensor.size_bytes * memory.weight_compression.get(tensor.dtype, 1.0) for tensor in tensors)
 
 
-def _read_bytes(workload: Workload, group: Group) -> dict[int, int]:
+def read_bytes(workload: Workload, group: Group) -> dict[int, int]:
     """Bytes read of each activation from outside the group; ops of one group share what they read."""
     reads: dict[int, int] = {}
     for position in group.ops:
@@ -217,6 +207,6 @@ def _read_bytes(workload: Workload, group: Group) -> dict[int, int]:
     return reads
 
 
-def _bursts(count: float, memory: Memory) -> float:
+def whole_bursts(count: float, memory: Memory) -> float:
     """Bytes rounded up to whole bursts."""
     return ceil(count / memory.dram_burst_bytes) * memory.dram_burst_bytes

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from hw_models.fusion import fuse
-from hw_models.group_cost import GroupCost, dram_seconds, group_costs, group_seconds
+from hw_models.group_cost import GroupCost, group_costs, group_dram_s, group_seconds
 from hw_models.legality import Infeasible, illegal_ops
 from hw_models.memory import place
 from hw_models.target import Target
@@ -75,7 +75,7 @@ class PartCost:
             "matrix": group.matrix_s,
             "vector": group.vector_s,
             "on-chip memory": group.onchip_s,
-            "dram": dram_seconds(dram_bytes, self.target),
+            "dram": group_dram_s(group, share, self.target),
             "overhead": group.launch_s,
         }
         energy = self.target.energy
@@ -101,10 +101,10 @@ class PartCost:
         }
 
 
-def estimate_part(workload: Workload, target: Target, ends_in_dram: tuple[bool, bool] = (True, True)) -> PartCost:
-    """Cost of a workload. ends_in_dram: as in `memory.place`."""
+def estimate_part(workload: Workload, target: Target, ends: tuple[bool, bool] = (True, True)) -> PartCost:
+    """Cost of a workload. ends: as in `memory.place`."""
     groups = fuse(workload, target.overhead.fusion)
-    placement = place(workload, groups, target.memory, ends_in_dram)
+    placement = place(workload, groups, target.memory, ends)
     costs, peak_bytes = group_costs(workload, groups, placement, target)
     size = [tensor.size_bytes for tensor in workload.tensors]
     violations = illegal_ops(workload, target)

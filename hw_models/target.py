@@ -12,6 +12,16 @@ from typing import Any
 ABSENT = "absent"
 """What stands for the value of an entry that a target file declares absent, such as a precision."""
 
+RUNS = ("window", "matrix", "depthwise", "vector", "transpose", "output")
+"""How a feature map is read, and that it is written."""
+
+STREAMS = tuple(
+    f"{memory}.{stream}"
+    for memory in ("onchip", "dram")
+    for stream in ("input", "operand", "weights", "constants", "output")
+)
+"""What asks of a memory: the input of the array, other operands, weights, constants per channel, the output."""
+
 DATAFLOWS = ("weight_stationary", "output_stationary", "input_stationary")
 
 
@@ -47,6 +57,9 @@ class MatrixEngine:
         positions then have no meaning.
     depthwise_channels, depthwise_taps: channels and kernel taps per cycle and core of a depthwise path; 0
         when there is none and depthwise convolution runs block-diagonally on the array.
+    accumulator_bytes, input_buffer_bytes: what holds the output, and the input, of a block (hw_models/blocks.py); 0
+        when an op is not cut into blocks. constant_bytes: what is read per output channel (bias, scale) with every
+        block of positions.
     rates: precision -> speed relative to one multiply-accumulate per multiplier and cycle; a precision that
         is not listed cannot run.
     """
@@ -65,6 +78,9 @@ class MatrixEngine:
     systolic: bool = _value()
     depthwise_channels: int = _value(low=0, high=1e6)
     depthwise_taps: int = _value(low=0, high=1e4)
+    accumulator_bytes: int = _value(low=0, high=1e9)
+    input_buffer_bytes: int = _value(low=0, high=1e9)
+    constant_bytes: float = _value(low=0, high=1e3)
     rates: Mapping[str, float] = _table(above=0, high=64)
 
     @property
@@ -99,8 +115,12 @@ class Memory:
     activation_fraction: share of on-chip bytes that activations may take; the rest buffers weights.
     boundary_fraction: a tensor between two segments of the network stays on chip iff it takes at most this
         share of the bytes for activations.
-    onchip_burst_bytes, dram_burst_bytes: bytes that one access moves, whether they are used or not. access_bytes: how
-        many of them follow each other in a feature map that "matrix", "depthwise", "vector" or "transpose" ops touch.
+    ends_onchip: whether the network's input and result may stay on chip too.
+    onchip_burst_bytes, dram_burst_bytes: bytes that one access moves, whether they are used or not. run_elements: how
+        many elements follow each other in a map at an end of the network, which lies row by row, where it is read for a
+        "window", for other "matrix" ops, "depthwise", by "vector" ops or across ("transpose"), and as "output".
+    stream_bytes_per_s: what a stream of a memory gets at most, such as "dram.input" (`STREAMS`); no entry: no limit but
+        that of the memory. Runs and streams concern targets that compute in blocks (`MatrixEngine.accumulator_bytes`).
     resident_weight_bytes: on-chip bytes that may hold weights from one inference to the next; 0 when weights
         are always streamed. residency: "whole" when a network that does not fit is streamed entirely,
         "partial" when only the excess is. spill: whether activations may go to dram.
@@ -111,9 +131,11 @@ class Memory:
     onchip_bytes: int = _value(low=1, high=1e12)
     activation_fraction: float = _value(above=0, high=1)
     boundary_fraction: float = _value(low=0, high=1)
+    ends_onchip: bool = _value()
     onchip_bytes_per_s: float = _value(above=0, high=1e16)
     onchip_burst_bytes: int = _value(low=1, high=1e5)
-    access_bytes: Mapping[str, float] = _table(low=1, high=1e5)
+    run_elements: Mapping[str, float] = _table(low=1, high=1e5)
+    stream_bytes_per_s: Mapping[str, float] = _table(above=0, high=1e16)
     resident_weight_bytes: int = _value(low=0, high=1e12)
     residency: str = _value(choices=("whole", "partial"))
     dram_bytes: int = _value(low=0, high=1e14)

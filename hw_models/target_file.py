@@ -17,8 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from hw_models.memory import ACCESSES
-from hw_models.target import Energy, Legality, MatrixEngine, Memory, Overhead, Target, VectorUnit
+from hw_models.target import RUNS, STREAMS, Energy, Legality, MatrixEngine, Memory, Overhead, Target, VectorUnit
 from hw_models.workload import DTYPE_BITS, MATRIX_KINDS, OP_KINDS
 
 TARGETS_FOLDER = Path(__file__).parent / "targets"
@@ -36,6 +35,7 @@ _SECTIONS: Mapping[str, type] = {
     "overhead": Overhead,
     "legality": Legality,
 }
+_MAY_BE_EMPTY = frozenset({"memory.stream_bytes_per_s"})
 _TEXTS = ("title", "description", "accuracy")
 _REQUIRED_CYCLES = {kind: meaning for kind, meaning in OP_KINDS.items() if kind not in MATRIX_KINDS}
 _REQUIRED_CYCLES["operand"] = "bringing the second operand of a product of two activations into the order of weights"
@@ -156,7 +156,7 @@ def _parse_section(where: str, section: str, kind: type, table: Any, sources: di
     for entry in fields(kind):
         key, raw = f"{section}.{entry.name}", table[entry.name]
         if str(entry.type).startswith("Mapping"):
-            if not isinstance(raw, Mapping) or not raw:
+            if not isinstance(raw, Mapping) or not (raw or key in _MAY_BE_EMPTY):
                 raise TargetError(f"{where}: {key} must be a table with at least one entry, but is {raw!r}")
             values[entry.name] = _parse_table(where, key, entry.metadata, raw, sources)
         else:
@@ -177,7 +177,7 @@ def _parse_table(
             _keep_source(where, f"{key}.{item}", raw, sources)
         else:
             entries[item] = _parse_value(where, f"{key}.{item}", "float", bounds, raw, sources)
-    if not entries:
+    if not entries and key not in _MAY_BE_EMPTY:
         raise TargetError(f"{where}: every entry of {key} is absent; give at least one value")
     return entries
 
@@ -241,9 +241,12 @@ def _check_tables(where: str, target: Target) -> None:
     for kind, meaning in _REQUIRED_CYCLES.items():
         if kind not in target.vector.cycles_per_element:
             raise TargetError(f"{where}: missing key vector.cycles_per_element.{kind}; add the cycles of {meaning}")
-    for engine in ACCESSES:
-        if engine not in target.memory.access_bytes:
-            raise TargetError(f"{where}: missing key memory.access_bytes.{engine}; add the bytes its accesses find")
+    for run in RUNS:
+        if run not in target.memory.run_elements:
+            raise TargetError(f"{where}: missing key memory.run_elements.{run}; add the elements its accesses find")
+    for stream in target.memory.stream_bytes_per_s:
+        if stream not in STREAMS:
+            raise TargetError(f"{where}: memory.stream_bytes_per_s.{stream} is no stream; known: {', '.join(STREAMS)}")
     for precision in target.matrix.rates:
         if precision not in target.energy.mac_j:
             raise TargetError(f"{where}: missing key energy.mac_j.{precision}; matrix.rates has this precision")
@@ -252,6 +255,10 @@ def _check_tables(where: str, target: Target) -> None:
             raise TargetError(
                 f"{where}: memory.weight_compression.{dtype} is no number format; known: {', '.join(DTYPE_BITS)}"
             )
+    if bool(target.matrix.accumulator_bytes) != bool(target.matrix.input_buffer_bytes):
+        raise TargetError(
+            f"{where}: matrix.accumulator_bytes and matrix.input_buffer_bytes must both be 0 or both be positive"
+        )
     if bool(target.matrix.depthwise_channels) != bool(target.matrix.depthwise_taps):
         raise TargetError(
             f"{where}: matrix.depthwise_channels and matrix.depthwise_taps must both be 0 or both be positive"

@@ -220,16 +220,3 @@ def test_transfer_hides_behind_computing(workload: Workload, capacity: int) -> N
     for row in estimate(workload, _with_memory(TARGET, onchip_bytes=capacity)).rows:
         compute_s = max(row["matrix_s"], row["vector_s"], row["onchip_s"])
         assert row["latency_s"] == pytest.approx(max(compute_s, row["dram_s"]) + TARGET.overhead.launch_s, rel=1e-12)
-
-
-@given(networks, st.sampled_from([8.0, 16.0, 32.0]))
-def test_shorter_runs_never_move_fewer_bytes(workload: Workload, run: float) -> None:
-    long, short = (
-        _with_memory(TARGET, onchip_bytes=100_000, access_bytes=dict.fromkeys(TARGET.memory.access_bytes, value))
-        for value in (64.0, run)
-    )
-    least, most = estimate(workload, long), estimate(workload, short)
-    assert least.dram_bytes <= most.dram_bytes
-    assert least.latency_s <= most.latency_s
-    onchip = [sum(row["onchip_bytes"] for row in report.rows) for report in (least, most)]
-    assert onchip[0] <= onchip[1] <= 64 / run * onchip[0]
