@@ -6,8 +6,8 @@
 zigzag-dse 3.9.1 imports six without asking for it. scalesim 3.0.0 makes numbers of arrays with one element, which numpy
 refuses from 2.4 on ("only 0-dimensional arrays can be converted to Python scalars").
 
-The peers are no dependencies of this project: they run in an interpreter of their own, one after the other, and one
-that is not installed there is said to be absent. All read the ResNet18 that ZigZag ships, on ZigZag's 32 x 32 array
+The peers are no dependencies of this project: they run in an interpreter of their own, each on a core, and one that is
+not installed there is said to be absent. All read the ResNet18 that ZigZag ships, on ZigZag's 32 x 32 array
 ("TPU-like": weight stationary, 2 MB on chip, 64 bits a cycle to DRAM). Times are CPU seconds of the process, imports
 left out, so that other work on the machine counts less.
 """
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -218,8 +219,12 @@ def main() -> None:
     results = {"nas": ours(network)}
     with tempfile.TemporaryDirectory() as folder:
         write_scalesim_inputs(trace_onnx(network), Path(folder))
-        results["SCALE-Sim"] = run_peer(args.peers, SCALESIM, folder)
-        results["ZigZag"] = run_peer(args.peers, ZIGZAG, str(inputs), folder)
+        with ThreadPoolExecutor() as pool:
+            peers = {
+                "SCALE-Sim": pool.submit(run_peer, args.peers, SCALESIM, folder),
+                "ZigZag": pool.submit(run_peer, args.peers, ZIGZAG, str(inputs), folder),
+            }
+            results |= {name: running.result() for name, running in peers.items()}
     listed = subprocess.run(
         [args.peers, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=False
     )
