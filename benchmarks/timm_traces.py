@@ -5,8 +5,8 @@
     python -m benchmarks.timm_traces --count 0                without torch's counter, in half the time
 
 One line a model goes into timm_traces.csv as soon as it is known, so the same command continues where an interrupted
-one stopped, and several may work on parts of the list; models that were not counted are done again when counting. The
-last one to finish writes timm_traces.md.
+one stopped, and several may work on parts of the list. Models that were traced but not counted are counted, the
+smallest first. The last one to finish writes timm_traces.md.
 """
 
 from __future__ import annotations
@@ -49,6 +49,13 @@ def trace(name: str, count: bool = True) -> dict[str, Any]:
         "folded_macs": workload.folded_macs,
         "torch_macs": _torch_macs(model, shape) if count else "",
     }
+
+
+def count(row: dict[str, Any]) -> dict[str, Any]:
+    """The line of a model that was traced, with torch's count."""
+    with torch.device("meta"):
+        model = timm.create_model(row["model"]).eval()
+    return row | {"torch_macs": _torch_macs(model, (1, *model.default_cfg["input_size"]))}
 
 
 def _torch_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
@@ -113,20 +120,23 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1, help="0: leave torch's counter out")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     args = parser.parse_args()
-    index, count = map(int, args.part.split("/"))
+    index, parts = map(int, args.part.split("/"))
     names = timm.list_models()
     path = args.out / "timm_traces.csv"
     args.out.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    known = {row["model"] for row in read(path) if row["problem"] or row["torch_macs"] or not args.count}
+    known = {row["model"]: row for row in read(path)}
+    mine = sorted(names[index::parts], key=lambda name: int(known[name]["ops"] or 0) if name in known else 0)
     with path.open(
         "a", encoding="utf-8", newline="", buffering=1
     ) as file:  # a line at a time: parts may share the file
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        for name in names[index::count]:
+        for name in mine:
             if name not in known:
                 writer.writerow(trace(name, bool(args.count)))
+            elif args.count and not (known[name]["problem"] or known[name]["torch_macs"]):
+                writer.writerow(count(known[name]))
     rows = sorted(read(path), key=lambda row: names.index(row["model"]))
     if len(rows) == len(names):
         with path.open("w", encoding="utf-8", newline="") as file:
