@@ -92,6 +92,14 @@ class Drawn:
     cost: dict[str, Any]
 
 
+def workshop_of(problem: Problem, folder: Path, steps: int | None = None, val_images: int | None = None) -> Workshop:
+    """What trains the networks of `problem` alone, from fresh weights, here or in another process."""
+    budget = replace(problem.spec.train, steps=steps or problem.spec.train.steps)
+    return Workshop(
+        folder, problem.data, budget, problem.spec.evaluate, val_images=val_images, plugin=problem.space.plugin
+    )
+
+
 def run_rank(
     spec: StudySpec,
     folder: Path,
@@ -114,12 +122,9 @@ def run_rank(
     if count < 4:
         raise UsageError(f"--count must be at least 4 for a correlation to mean anything, but got {count}")
     problem = pose(spec, folder, narrator)
-    budget = replace(problem.spec.train, steps=steps or problem.spec.train.steps)
     drawn = draw(problem, count, seed)
     folder = folder.resolve()
-    workshop = Workshop(
-        folder, problem.data, budget, problem.spec.evaluate, val_images=val_images, plugin=problem.space.plugin
-    )
+    workshop = workshop_of(problem, folder, steps, val_images)
     try:
         trained = train_for(problem, folder, narrator)
         one_shot = _one_shot(problem.evaluator(trained.supernet, trained.identity), drawn, narrator)
@@ -149,7 +154,7 @@ def run_rank(
         agree(networks),
         next(iter(problem.targets)),
         problem.data.name,
-        budget,
+        workshop.spec,
         problem.spec.train,
         trained.identity,
         home,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_networks import random_network, small_architecture
@@ -15,8 +19,10 @@ from small_study import small_spec
 from nas.conformance import CLAUSES, check_plugin
 from nas.errors import UsageError
 from nas.export.standalone import standalone_source
-from nas.problem import space_of, with_full_paths
+from nas.problem import pose, space_of, with_full_paths
+from nas.rank import workshop_of
 from nas.spec import SpaceSpec, StudySpec, override
+from nas.trainings import Training
 from search_spaces.menu import MENU
 from search_spaces.mixers import MIXERS
 from search_spaces.network import network_kwargs
@@ -45,15 +51,34 @@ def test_the_documented_example_meets_the_contract(tmp_path: Path) -> None:
     assert space_of(SpaceSpec(plugin=written(tmp_path), mixers=("plugin",))).mixers == ("twice",)
 
 
+def test_a_worker_of_nas_rank_that_has_not_met_it_trains_networks_of_it(tmp_path: Path) -> None:
+    """All that a worker gets is pickled: here a new process gets it without Ray, whose start takes the most time."""
+    problem = pose(small_spec(space_plugin=written(tmp_path), space_mixers=["twice"]), tmp_path)
+    workshop = workshop_of(problem, tmp_path, val_images=20)
+    training = Training(0, problem.space.decode(problem.space.sample(np.random.default_rng(0))))
+    (tmp_path / "sent").write_bytes(pickle.dumps((workshop, training)))
+    lines = "import pickle, sys\nworkshop, training = pickle.load(open(sys.argv[1], 'rb'))\nworkshop.train(training)"
+    subprocess.run([sys.executable, "-c", lines, str(tmp_path / "sent")], check=True)
+    outcome = workshop.outcome(training)
+    assert outcome is not None
+    assert outcome.val is not None
+    assert outcome.val.samples == 20
+    assert {block.mixer for stage in outcome.architecture.stages for block in stage.blocks} == {"twice"}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # 15 seconds of one idle core: Ray, and an export
-def test_it_is_searched_by_workers_and_exported(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)  # 25 seconds of one idle core: Ray twice, and an export
+def test_it_is_searched_by_workers_trained_by_others_and_exported(tmp_path: Path) -> None:
     from nas.export_study import export_trials
+    from nas.finalists import run_finalists
     from nas.search import run_search
 
     spec = small_spec(space_plugin=written(tmp_path), space_mixers=["twice"], search_trials=2, search_batch=2)
     study = run_search(spec, tmp_path / "runs", workers=1)
     assert {block.mixer for trial in study.trials for s in trial.architecture.stages for block in s.blocks} == {"twice"}
+    uninstall()
+    finished = run_finalists(study, top=1, steps=2, workers=1)
+    assert [record["stopped"] for record in finished.finalists.values()] == [False]
     uninstall()
     (folder,) = export_trials(study, study.trials[:1], tmp_path / "out")
     source = next(folder.glob("nas_metaformer_*.py")).read_text()

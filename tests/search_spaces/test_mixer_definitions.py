@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -13,13 +14,16 @@ from small_networks import random_images, random_network, randomize
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.errors import UsageError
 from nas.export.onnx_files import INPUT_NAME, export_graph, integer_form
 from nas.quantize import prepare
+from nas.subjects import described_part
 from nas.trace import trace_module
 from search_spaces.architecture import Architecture, Block, Stage
+from search_spaces.metaformer import PRESETS, load_space
 from search_spaces.mixers import MIXERS
 from search_spaces.mixers.branches import BranchSum
-from search_spaces.network import bound_size, fold_
+from search_spaces.network import bound_size, build_network, fold_
 
 DIM = 64
 
@@ -226,3 +230,22 @@ def test_halos_and_odd_maps_in_onnx_runtime(mixer: str, side: int) -> None:
             expected = ours(pictures[:4])
         difference = torch.from_numpy(np.concatenate(theirs)) - expected
         assert difference.abs().max() <= error * expected.abs().max()
+
+
+@pytest.mark.parametrize(("mixer", "multiple"), [("convfirst", 8), ("dynamixer", 8), ("raft_mlp", 4)])
+def test_a_width_that_a_mixer_cannot_have_is_one_line_before_any_training(mixer: str, multiple: int) -> None:
+    line = f"{mixer} needs a width that is a multiple of {multiple}, but got 30"
+    stages = (Stage(30, 16, "batchnorm", "relu", (Block(mixer, 0, 2.0),)),)
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        build_network(Architecture(16, "conv3s2", stages), 10, device="meta")
+    block = {"dim": 30, "mixer": mixer, "kernel": 0, "expansion": 2.0, "norm": "batchnorm", "activation": "relu"}
+    described = {"part": "MetaFormerBlock", "channels": 30, "size": 8}
+    described["arguments"] = block | {"role_width": 16, **bound_size(mixer, 8)}  # type: ignore[assignment]
+    with pytest.raises(UsageError, match=f"does not describe a block .{line}.; measure it again$"):
+        described_part(json.dumps(described))
+    for preset in PRESETS:  # whatever a search offers, a mixer can have
+        space = load_space("metaformer", preset)
+        widths = [int(width) for choice in space.choices if choice.name.endswith(".width") for width in choice.values]
+        assert all(width % multiple == 0 for width in widths)
+        with pytest.raises(ValueError, match=r"width"):
+            load_space("metaformer", preset, choices={"stage1.width": [30]})
