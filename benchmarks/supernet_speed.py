@@ -105,16 +105,16 @@ def images(arch: Architecture) -> Tensor:
 
 
 def switching(supernet: Supernet, space: SearchSpace, before: int) -> dict[str, float]:
-    """Medians and worst over 200 networks that the supernet has not run: to make it ready to run one.
+    """Medians and worst over 200 networks that the supernet has not run: to make it ready, its weights cut out.
 
     "first": in a new supernet. "new": after `before` other networks, as a training has run in its first half. "again":
     the same network once more, after the others. "extract": to make the plain network.
     """
     rng = np.random.default_rng(1)
     drawn = [space.decode(space.sample(rng)) for _ in range(before + 200)]
-    ready = [seconds(lambda arch=arch: supernet.pieces(arch)) for arch in drawn]  # type: ignore[misc]
+    ready = [seconds(lambda arch=arch: supernet.ready(arch)) for arch in drawn]  # type: ignore[misc]
     new = drawn[-200:]
-    again = [seconds(lambda arch=arch: supernet.pieces(arch)) for arch in new[-50:]]  # type: ignore[misc]
+    again = [seconds(lambda arch=arch: supernet.ready(arch)) for arch in new[-50:]]  # type: ignore[misc]
     extract = [seconds(lambda arch=arch: supernet.subnet(arch)) for arch in new[-50:]]  # type: ignore[misc]
     out = {}
     for name, times in (("first", ready[:20]), ("new", ready[-200:]), ("again", again), ("extract", extract)):

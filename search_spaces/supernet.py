@@ -8,18 +8,18 @@ share; both know their slices and are remembered, so that another architecture c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from search_spaces.architecture import STEMS, Architecture
-from search_spaces.elastic import Index, share, shared_index
+from search_spaces.elastic import shared_index
 from search_spaces.layers import ConvNorm
 from search_spaces.mixers import MIXERS
 from search_spaces.network import Head, MetaFormerBlock, MetaFormerNet, block_kwargs, bound_size, network_kwargs
+from search_spaces.pieces import Blank, Part, Piece, Ready, Source, Unfilled, blank
 from search_spaces.plugin import install
 from search_spaces.recent import Recent
 from search_spaces.shared import (
@@ -36,73 +36,6 @@ from search_spaces.stems import Stem
 
 PIECES_KEPT, PARTS_KEPT = 1024, 12288
 """How many are remembered, the most recently used ones. A piece takes 10 KB, a part of one 20 KB."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where one tensor of a piece lies in the supernet: attribute `attribute` of `owner`, at `index`.
-
-    gain: owner and attribute of a vector [output channels] that multiplies it; None: nothing does.
-    """
-
-    name: str
-    owner: nn.Module
-    attribute: str
-    index: Index | None
-    is_buffer: bool
-    gain: tuple[nn.Module, str] | None = None
-
-    def read(self) -> Tensor:
-        held: dict[str, Any] = self.owner._buffers if self.is_buffer else self.owner._parameters  # getattr is slow
-        tensor: Tensor = held[self.attribute]
-        if self.is_buffer:  # a view, so that BatchNorm in training mode can write its statistics
-            return tensor if self.index is None else tensor[self.index]
-        part = share(tensor, self.index)
-        if self.gain is None:
-            return part
-        gain: Tensor = getattr(*self.gain)
-        return part * gain[: len(part)].view(-1, *[1] * (part.ndim - 1))
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module without weights, and the sources of its tensors at one place of the supernet.
-
-    slots: for every source the dict of the module that holds the tensor while it runs, and the key in it.
-    """
-
-    sources: tuple[Source, ...]
-    slots: tuple[tuple[dict[str, Any], str], ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stem, downsampling, block or head: its module path in a network, the module without weights, and its parts."""
-
-    path: str
-    template: nn.Module
-    parts: tuple[Part, ...]
-    modules: tuple[nn.Module, ...]
-
-    @property
-    def sources(self) -> Iterator[Source]:
-        return (source for part in self.parts for source in part.sources)
-
-    def run(self, x: Tensor, training: bool) -> Tensor:
-        """What the module computes of `x` with the shared weights."""
-        if any(module.training is not training for module in self.modules):  # other pieces have some of them too
-            self.template.train(training)
-        empty = []
-        try:
-            for part in self.parts:
-                for source, (holder, key) in zip(part.sources, part.slots, strict=True):
-                    empty.append((holder, key, holder[key]))
-                    holder[key] = source.read()
-            out: Tensor = self.template(x)
-        finally:
-            for holder, key, tensor in empty:
-                holder[key] = tensor
-        return out
 
 
 class Supernet(nn.Module):
@@ -132,13 +65,27 @@ class Supernet(nn.Module):
             stages.append(SharedStage(downsample, blocks))
         self.stages = nn.ModuleList(stages)
         self.head = SharedHead(widths[-1], num_classes, norms_of(space))
-        self._pieces, self._parts, self._modules_made = Recent(PIECES_KEPT), Recent(PARTS_KEPT), Recent(PARTS_KEPT)
+        self._pieces, self._parts, self._blanks = Recent(PIECES_KEPT), Recent(PARTS_KEPT), Recent(PARTS_KEPT)
+        self._ready: Ready | None = None
 
     def forward(self, x: Tensor, arch: Architecture) -> Tensor:
         """Logits [batch, num_classes] of `arch` for images x [batch, in_chans, resolution, resolution]."""
-        for piece in self.pieces(arch):
-            x = piece.run(x, self.training)
+        if self.training or torch.is_grad_enabled():
+            self._ready = None
+            for piece in self.pieces(arch):
+                x = piece.run(x, piece.read(), self.training)
+            return x
+        ready = self.ready(arch)
+        for piece, weights in zip(ready.pieces, ready.weights, strict=True):
+            x = piece.run(x, weights, self.training)
         return x
+
+    def ready(self, arch: Architecture) -> Ready:
+        """What inference needs of `arch`. That of the network which ran last is kept, until its weights change."""
+        pieces = self.pieces(arch)
+        if self._ready is None or not self._ready.serves(pieces):
+            self._ready = Ready(pieces)
+        return self._ready
 
     def template(self, arch: Architecture) -> nn.ModuleList:
         """The modules that a forward pass of `arch` runs, without weights; for hooks."""
@@ -146,7 +93,7 @@ class Supernet(nn.Module):
 
     def subnet(self, arch: Architecture) -> MetaFormerNet:
         """The plain network of `arch` with its own copy of the shared weights, in this module's mode."""
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             network = MetaFormerNet(**network_kwargs(arch), num_classes=self.num_classes, in_chans=self.in_chans)
         weights = {
             f"{piece.path}.{source.name}": source.read().detach().clone()
@@ -193,31 +140,36 @@ class Supernet(nn.Module):
 
         def build(name: str, make_part: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
             spec = (name, make_part, *arguments)
-            module: nn.Module = self._modules_made.get(spec, lambda: _without_weights(make_part, arguments))
+            made: Blank = self._blanks.get(spec, lambda: blank(make_part, arguments))
             key = (path, kwargs.get("mixer"), *spec)
-            parts.append(self._parts.get(key, lambda: self._connected(path, name, module, kwargs)))
-            return module
+            parts.append(self._parts.get(key, lambda: self._connected(path, name, made, kwargs)))
+            return made.module
 
         template = make(**kwargs, build=build) if make is MetaFormerBlock else build("", make, *kwargs.values())
         return Piece(path, template, tuple(parts), tuple(template.modules()))
 
-    def _connected(self, path: str, name: str, module: nn.Module, kwargs: dict[str, Any]) -> Part:
+    def _connected(self, path: str, name: str, made: Blank, kwargs: dict[str, Any]) -> Part:
         shared = self.get_submodule(path)
-        buffers = {name for name, _ in module.named_buffers()}
-        sources, slots = [], []
-        for own_name, tensor in module.state_dict().items():
-            full_name = f"{name}.{own_name}" if name else own_name
-            where, _, attribute = _shared_name(full_name, kwargs).rpartition(".")
-            owner, gain = shared.get_submodule(where), None
-            if not hasattr(owner, attribute):
+        sources, slots, homes = [], [], []
+        owners: dict[str, tuple[str, nn.Module]] = {}
+        for within, holder, attribute, shape, is_buffer in made.tensors:
+            prefix = ".".join(word for word in (name, within) if word)
+            if prefix not in owners:
+                where = _shared_name(f"{prefix}.{attribute}" if prefix else attribute, kwargs).rpartition(".")[0]
+                owners[prefix] = where, _descendant(shared, where)
+            where, owner = owners[prefix]
+            gain = None
+            if attribute not in (owner._buffers if is_buffer else owner._parameters):
                 gain = (owner, attribute + GAIN)
-                owner = self._leader(path).get_submodule(where)
-            index = shared_index(tuple(getattr(owner, attribute).shape), tuple(tensor.shape))
-            is_buffer = own_name in buffers
+                homes.append((owner._parameters, attribute + GAIN))
+                owner = _descendant(self._leader(path), where)
+            held: dict[str, Any] = owner._buffers if is_buffer else owner._parameters
+            index = shared_index(tuple(held[attribute].shape), shape)
+            homes.append((held, attribute))
+            full_name = f"{prefix}.{attribute}" if prefix else attribute
             sources.append(Source(full_name, owner, attribute, index, is_buffer, gain))
-            holder = module.get_submodule(own_name.rpartition(".")[0])
             slots.append((holder._buffers if is_buffer else holder._parameters, attribute))
-        return Part(tuple(sources), tuple(slots))
+        return Part(tuple(sources), tuple(slots), tuple(homes))
 
     def _leader(self, path: str) -> nn.Module:
         """The block whose matrices the block at `path` shares."""
@@ -225,15 +177,19 @@ class Supernet(nn.Module):
         return self.get_submodule(f"{stage}.{int(block) - int(block) % self.space.multiplex}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {name: Recent(cache.kept) for name, cache in self._caches().items()}
+        return self.__dict__ | {name: Recent(cache.kept) for name, cache in self._caches().items()} | {"_ready": None}
 
     def _caches(self) -> dict[str, Recent]:
         return {name: value for name, value in self.__dict__.items() if isinstance(value, Recent)}
 
 
-def _without_weights(make: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
-    with torch.device("meta"):
-        return make(*arguments)
+def _descendant(module: nn.Module, path: str) -> nn.Module:
+    """As `get_submodule`, which takes five times as long."""
+    for word in path.split(".") if path else ():
+        found = module._modules[word]
+        assert found is not None
+        module = found
+    return module
 
 
 def _shared_name(name: str, kwargs: dict[str, Any]) -> str:

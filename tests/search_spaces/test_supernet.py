@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from search_spaces.parts import network_parts
 from search_spaces.supernet import Supernet
 
 CLASSES = 7
+ARCH = SMALL.decode(SMALL.sample(np.random.default_rng(3)))
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +211,57 @@ def test_equal_blocks_of_a_network_have_hooks_of_their_own(supernet):
     arch = one_mixer("dwconv", 3, "batchnorm", "relu", (16, 32, 64, 96), 2)
     sums = [module for module in supernet.template(arch).modules() if isinstance(module, Add)]
     assert len(sums) == len({id(module) for module in sums}) == 2 * 2 * 4
+
+
+def changes(supernet: Supernet) -> dict[str, Callable[[], object]]:
+    """Ways in which weights change between two batches."""
+    stem = supernet.stem["conv3s2"]
+    state = {name: value + 0.1 for name, value in supernet.state_dict().items() if value.is_floating_point()}
+
+    def in_place() -> None:
+        with torch.no_grad():
+            stem.conv1.conv.weight.mul_(1.5)
+
+    def in_inference_mode() -> None:
+        with torch.inference_mode():
+            stem.conv1.norm.running_var.add_(1.0)
+
+    def by_an_optimizer() -> None:
+        optimizer = torch.optim.AdamW(supernet.parameters(), lr=0.1)
+        for parameter in supernet.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+
+    return {
+        "in place": in_place,
+        "in inference mode": in_inference_mode,
+        "another parameter": lambda: setattr(stem.conv1.conv, "weight", nn.Parameter(stem.conv1.conv.weight * 2)),
+        "a checkpoint": lambda: supernet.load_state_dict(state, strict=False),
+        "a checkpoint, assigned": lambda: supernet.load_state_dict(state, strict=False, assign=True),
+        "an optimizer": by_an_optimizer,
+        "another type": lambda: supernet.to(torch.bfloat16).to(torch.float32),
+        "training": lambda: (supernet.train()(images(ARCH), ARCH), supernet.eval()),  # BatchNorm statistics
+    }
+
+
+@pytest.mark.parametrize("way", list(changes(Supernet(SMALL, CLASSES))))
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_weights_that_are_kept_ready_follow_every_change(way, mode):
+    supernet = randomize(Supernet(SMALL, CLASSES)).eval()
+    x = images(ARCH)
+    with mode():
+        before = supernet(x, ARCH)
+        assert supernet.ready(ARCH) is supernet.ready(ARCH)
+    changes(supernet)[way]()
+    with mode():
+        after = supernet(x, ARCH)
+        assert not torch.equal(after, before)
+        assert torch.equal(after, supernet.subnet(ARCH)(x))
+
+
+def test_what_was_made_ready_in_inference_mode_does_not_stand_in_the_way_of_training():
+    supernet = randomize(Supernet(SMALL, CLASSES)).eval()
+    with torch.inference_mode():
+        supernet(images(ARCH), ARCH)
+    supernet(images(ARCH), ARCH).sum().backward()
+    assert supernet.stem["conv3s2"].conv1.conv.weight.grad is not None
