@@ -1,16 +1,18 @@
-"""Agreement with timm's own inference benchmarks of a CPU and a GPU, every row of them.
+"""Agreement with timm's own inference benchmarks of a CPU and a GPU, all rows of them or an even sample.
 
-    python -m benchmarks.timm_tables --data FOLDER [--cache FOLDER] [--out studies/results]
+    python -m benchmarks.timm_tables --data FOLDER [--rows N] [--cache FOLDER] [--out studies/results]
 
 FOLDER holds `timm_i9_10940x_fp32_b1.csv` and `timm_rtx4090_amp.csv` (columns model, infer_img_size, infer_batch_size,
 infer_samples_per_sec). Throughput is used as throughput: seconds per image at the row's batch. The networks run in
-their training form. Traces are kept in the cache folder; several processes may fill it with --trace I/N first.
+their training form. --rows N takes at most N rows of each table, evenly. Traces are kept in the cache folder; several
+processes may fill it with --trace I/N first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,6 @@ from nas.errors import UsageError
 from nas.trace import TraceError
 
 EVERY_ROW = 10**9
-COMMAND = {"command": "python -m benchmarks.timm_tables --data FOLDER"}
 MEASURED = 100
 """Rows that `nas targets fit` is given; it is tested on all others."""
 
@@ -101,16 +102,22 @@ def _guesses(target: Target) -> str:
     return f"{guesses} of {len(target.sources)} values of {target.name} are estimates"
 
 
+def _provenance() -> dict[str, str]:
+    """Without the folders of this run."""
+    words = sys.argv[1:]
+    rows = f" --rows {words[words.index('--rows') + 1]}" if "--rows" in words[:-1] else ""
+    return provenance() | {"command": f"python -m benchmarks.timm_tables --data FOLDER{rows}"}
+
+
 def markdown(results: list[dict[str, Any]]) -> str:
     lines = [
         "# Agreement with timm's own benchmarks",
         "",
-        "Every row of timm's inference benchmarks of a CPU (fp32, batch 1, torch.compile) and a GPU (AMP, batches of 6",
-        "to 1024), in seconds per image. Spearman's rank correlation of the published time with this cost model",
-        "(untouched; with a scale and an offset, and with a factor per kernel family, fitted on half of the rows and",
-        "tested on the other; and with the values that",
-        "`nas targets fit` finds from a hundred rows, tested on all others), with",
-        "macs, parameters and a plain roofline of the same target; the share of rows within 10 and 25 percent.",
+        "Rows of timm's inference benchmarks of a CPU (fp32, batch 1, torch.compile) and a GPU (AMP, op by op, batches",
+        "of 6 to 1024), in seconds per image. Spearman's rank correlation of the published time with this cost model",
+        "(untouched; with a factor per kernel family, fitted on half of the rows and tested on the other; and with the",
+        "values that `nas targets fit` finds from a hundred rows, tested on all others), with macs, parameters and a",
+        "plain roofline of the same target; the share of rows within 10 and 25 percent.",
         "",
         "| device | rows | costed | ours | macs | params | roofline | predicted / published, median |",
         "|---|---|---|---|---|---|---|---|",
@@ -143,18 +150,19 @@ def markdown(results: list[dict[str, Any]]) -> str:
     ]
     lines += ["", "## Left out", ""]
     lines += sorted({f"- {reason}" for item in results for reason in item["left_out"]}) or ["- nothing"]
-    lines += ["", "## Provenance", ""] + [f"- {key}: {value}" for key, value in (provenance() | COMMAND).items()]
+    lines += ["", "## Provenance", ""] + [f"- {key}: {value}" for key, value in (_provenance()).items()]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of timm's two tables")
+    parser.add_argument("--rows", type=int, default=EVERY_ROW, help="at most so many rows of each table, evenly")
     parser.add_argument("--cache", type=Path, default=Path(".traces"), help="folder of traced networks")
     parser.add_argument("--trace", default="", help="I/N: only trace every N-th network from the I-th on")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     args = parser.parse_args()
-    tables = {file: read_benchmark(args.data / file, EVERY_ROW) for file in BENCHMARKS}
+    tables = {file: read_benchmark(args.data / file, args.rows) for file in BENCHMARKS}
     if args.trace:
         index, count = map(int, args.trace.split("/"))
         named = sorted({(row.model.split(".")[0], row.input_size or 0) for rows in tables.values() for row in rows})
@@ -166,7 +174,7 @@ def main() -> None:
         return
     results = [study(file, rows, args.cache) for file, rows in tables.items()]
     args.out.mkdir(parents=True, exist_ok=True)
-    record = {"_meta": provenance() | COMMAND, "tables": results}
+    record = {"_meta": _provenance(), "tables": results}
     (args.out / "timm_tables.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (args.out / "timm_tables.md").write_text(markdown(results), encoding="utf-8")
     print(markdown(results))
