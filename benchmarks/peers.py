@@ -34,6 +34,11 @@ SIDE, CLOCK_HZ, ONCHIP_BYTES, DRAM_BYTES_A_CYCLE = 32, 1e9, 2_097_152, 8
 TIMEOUT_S = 1500
 COMMAND = {"command": "python -m benchmarks.peers --peers PYTHON"}
 
+NEEDS = (
+    "Beside what they ask for, ZigZag needs the package six (ModuleNotFoundError), and SCALE-Sim numpy below 2.4",
+    '(TypeError: "only 0-dimensional arrays can be converted to Python scalars").',
+)
+
 FIND = "import zigzag, pathlib; print(pathlib.Path(zigzag.__file__).parent / 'inputs')"
 
 ZIGZAG = """
@@ -196,7 +201,8 @@ def markdown(results: dict[str, dict[str, Any]], versions: str) -> str:
             lines.append(f"| {name} | {result['cpu_s']:.1f} | {times:.0f} | {cycles:.2f} | {ratio:.2f} |")
     array_cycles, least = mine["matrix_cycles"] / 1e6, mine["macs"] / SIDE**2 / 1e6
     lines += ["", f"Of our cycles {array_cycles:.2f} million are the array's, for {mine['macs'] / 1e9:.2f} G macs."]
-    lines += [f"At one mac per multiplier and cycle they would be {least:.2f} million.", "", "## Provenance", ""]
+    lines += [f"At one mac per multiplier and cycle they would be {least:.2f} million.", "", *NEEDS, ""]
+    lines += ["## Provenance", ""]
     lines += [f"- {key}: {value}" for key, value in (provenance() | COMMAND).items()]
     return "\n".join(lines) + "\n"
 
