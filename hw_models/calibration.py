@@ -106,7 +106,7 @@ def transferred_calibration(target: str, known: Transfer) -> Calibration:
     devices = ", ".join(kin(target, known.sources)[:3])
     more = len(kin(target, known.sources)) - 3
     about = (
-        f"no measurement of {target}: family factors transferred from {devices}"
+        f"no measurement of {target} is used: family factors transferred from {devices}"
         + (f" and {more} more" if more > 0 else "")
         + f"; 90 percent interval a factor {np.exp(known.log_spread):.2g} either way"
     )

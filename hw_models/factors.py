@@ -101,9 +101,13 @@ def _choose_noise(columns_s: Array, measured_s: Array, prior: FactorPrior) -> fl
     return NOISES[int(np.argmin([robust_error(np.log(own / measured_s)) for own in predicted]))]
 
 
-def robust_error(log_errors: Array) -> float:
-    """Root mean square with no error counted as more than 0.5: degenerate measurements cannot dominate it."""
-    return float(np.sqrt(np.minimum(log_errors**2, 0.25).mean()))
+LARGE = 0.5
+"""A log error beyond this is large: two thirds more, or two fifths less."""
+
+
+def robust_error(log_errors: Array, most: float = LARGE) -> float:
+    """Root mean square with no error counted as more than `most`: degenerate measurements cannot dominate it."""
+    return float(np.sqrt(np.minimum(log_errors**2, most**2).mean()))
 
 
 def _fit_many(columns_s: Array, measured_s: Array, prior: FactorPrior, noises: Array, kept: NDArray[np.bool_]) -> Array:

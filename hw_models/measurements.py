@@ -25,6 +25,9 @@ KINDS = ("network", "block")
 LATENCY_UNITS = {"latency_s": 1.0, "latency_ms": 1e-3, "latency_us": 1e-6}
 """Latency column of a CSV -> seconds per unit."""
 
+SHORTEST_S, LONGEST_S = 1e-9, 1e4
+"""What a table may say: below a nanosecond, or beyond hours, its unit is wrong."""
+
 AGREEMENT = 0.1
 """Two rows about the same thing agree when their latencies differ by at most this share of the larger."""
 
@@ -221,7 +224,13 @@ def check_one_version(measurements: Sequence[Measurement], where: str) -> None:
 def _check_columns(columns: list[str], where: str, target: str | None) -> str:
     """The latency column. Raises MeasurementError for columns that are missing, unknown, doubled or contradictory."""
     units = [column for column in columns if column in LATENCY_UNITS]
-    known = {*COLUMNS, *LATENCY_UNITS, FILE}
+    known = dict.fromkeys((*COLUMNS, *LATENCY_UNITS, FILE))
+    if len(columns) == 1 and any(sign in columns[0] for sign in ";\t"):
+        raise MeasurementError(f"{where} line 1: cells are separated by commas, not by semicolons or tabs")
+    if not any(columns):
+        raise MeasurementError(
+            f"{where} line 1 is empty; a table needs {', '.join(_NEEDED)} and one of {', '.join(LATENCY_UNITS)}"
+        )
     if missing := [column for column in _NEEDED if column not in columns]:
         raise MeasurementError(
             f"{where} line 1: missing column {', '.join(missing)}; a table needs {', '.join(_NEEDED)} and one of "
@@ -240,7 +249,7 @@ def _check_columns(columns: list[str], where: str, target: str | None) -> str:
     for column in columns:
         if column not in known:
             near = difflib.get_close_matches(column, sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join((*COLUMNS, *LATENCY_UNITS))}"
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise MeasurementError(f"{where} line 1: unknown column {column!r}; {hint}")
     if target is None and "target" not in columns:
         raise MeasurementError(f"{where} line 1: no column target: say which device this is of, with --target")
@@ -264,6 +273,10 @@ def _record(row: dict[str, str], unit: str, place: str, target: str | None) -> M
     }
     if values["latency_s"] <= 0:
         raise MeasurementError(f"{place}: {unit} must be positive, but is {row[unit]}")
+    if not SHORTEST_S <= values["latency_s"] <= LONGEST_S:
+        raise MeasurementError(
+            f"{place}: {unit} of {row[unit]} is {values['latency_s']:g} s, which no inference takes; is the unit right?"
+        )
     values |= {name: _number(row.get(name) or "0", name, place) for name in ("spread_s", "low_s", "high_s")}
     texts = ("description", "runtime", "runtime_version", "conditions", "date", "commit")
     values |= {name: row.get(name, "") for name in texts}

@@ -21,8 +21,8 @@ LOG_SIZE = 0.4
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a member is fitted. base: "scale" (the prior's factors at the device's common speed), "factors", "mixture"
-    or "powers"; strength: how near it stays to its prior.
+    """How a member is fitted. base: "plain" (the cost model at the device's common speed), "scale" (the prior's factors
+    at that speed), "factors", "mixture" or "powers"; strength: how near it stays to its prior.
     """
 
     base: str
@@ -96,7 +96,9 @@ def fit_member(recipe: Recipe, samples: Samples, prior: FactorPrior, factors: Ar
     if recipe.base == "powers":
         return PowerLaw(*fit_powers(_logs(samples), samples.measured_s, recipe.strength))
     extras = np.zeros(0)
-    if recipe.base == "scale":
+    if recipe.base == "plain":
+        weights = _scaled(samples, FactorPrior.of_cost_model())
+    elif recipe.base == "scale":
         weights = _scaled(samples, prior)
     elif recipe.base == "factors":
         if factors is None:

@@ -187,7 +187,8 @@ def scores(records: Sequence[Measurement], samples: Samples, predictor: Predicto
 
 
 BASES = {
-    "scale": "the prior at this device's speed",
+    "plain": "the cost model at this device's speed",
+    "scale": "what was believed before, at this device's speed",
     "factors": "one factor per family of kernels",
     "mixture": "a mixture of the families' times",
     "powers": "other devices' latencies",
@@ -197,7 +198,7 @@ RESIDUALS = {
     "gp": "with a correction learned from similar kernels",
     "boosting": "with a correction by decision trees over a kernel's sizes",
 }
-"""Parts of a predictor -> in words. The prior is the cost model, or what measured devices of its kind say of it."""
+"""Parts of a predictor -> in words. Believed before: the cost model, corrected as measured devices of its kind were."""
 
 
 def in_words(choice: Choice) -> str:
@@ -239,8 +240,8 @@ def in_common(samples: Samples, log_errors: Array) -> str:
     )
 
 
-def calibration_text(outcome: Outcome, where: str = "") -> str:
-    """The report in lines for a person. where: options that lead to the same database."""
+def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str:
+    """The report in lines for a person. where: options that lead to the same database; target: as the user named it."""
     report, stored = outcome.report, outcome.stored
     if stored is None:
         return str(report["about"])
@@ -264,5 +265,5 @@ def calibration_text(outcome: Outcome, where: str = "") -> str:
         for row in report["worst"]:
             ratio = row["measured_over_predicted"]
             lines.append(f"  {row['name']} at {row['input_size']} in {row['precision']}: {ratio:.2f} x predicted")
-    lines.append(f"`nas search --target {report['target']}{where}` uses it from now on")
+    lines.append(f"`nas search --target {target or report['target']}{where}` uses it from now on")
     return "\n".join(lines)

@@ -48,4 +48,4 @@ def calibrate(
         name = outcome.stored.name if outcome.stored else None
         click.echo(json.dumps({"calibration": name, **outcome.report}, indent=2))
     else:
-        click.echo(nas.calibration_text(outcome, where_of(folder, url)))
+        click.echo(nas.calibration_text(outcome, where_of(folder, url), target))

@@ -21,7 +21,7 @@ from hw_models.measurements import (
 )
 
 _texts = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
-_seconds = st.floats(min_value=1e-9, max_value=1e3)
+_seconds = st.floats(min_value=1e-8, max_value=1e3)
 
 
 @st.composite
@@ -82,7 +82,10 @@ _HEAD = "model,input_size,precision,latency_ms"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "line 1: missing column model, input_size, precision"),
+        ("", "line 1 is empty; a table needs model, input_size, precision"),
+        (f"{_HEAD.replace(',', ';')}\nresnet18;224;fp32;3", "separated by commas, not by semicolons"),
+        (f"{_HEAD}\nresnet18,224,fp32,1e9", "line 2: latency_ms of 1e9 is 1e+06 s, which no inference takes"),
+        (f"{_HEAD}\nresnet18,224,fp32,1e-9", "is the unit right?"),
         ("name,ms\nresnet18,3", "line 1: missing column model"),
         ("model,input_size,precision\nresnet18,224,fp32", "needs one of latency_s, latency_ms, latency_us"),
         ("model,input_size,precision,latency\nresnet18,224,fp32,3", "rename 'latency'"),

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hw_models.choice import Choice
+from hw_models.factors import FactorPrior
 from hw_models.families import COLUMNS, FEATURES, Units
 from hw_models.members import Recipe
 from hw_models.mixture import fit_mixture
-from hw_models.predictor import TooFewSamples, fit_predictor, refit_predictor
+from hw_models.predictor import TooFewSamples, fit_blend, fit_predictor, refit_predictor
 from hw_models.residual import KINDS, apply_residual, fit_residual
 from hw_models.samples import Samples
 
@@ -19,8 +20,10 @@ MIXTURE = Choice((Recipe("mixture", 0.03),), (1.0,))
 MATRIX = [COLUMNS.index(f"{family}/int") for family in ("dense", "pointwise", "depthwise")]
 
 
-def made_up(count: int, seed: int = 0, noise: float = 0.03, bent: float = 0.0) -> tuple[Samples, np.ndarray]:
-    """(samples, true latencies): networks of three to nine kernels on a device with factors 2, 4 and 8.
+def made_up(
+    count: int, seed: int = 0, noise: float = 0.03, bent: float = 0.0, factors: tuple[float, float, float] = (2, 4, 8)
+) -> tuple[Samples, np.ndarray]:
+    """(samples, true latencies): networks of three to nine kernels on a device with factors for three of its families.
 
     bent: how much slower, in natural logarithms, a kernel with feature 0 of 1 is than one with 0.
     """
@@ -35,7 +38,7 @@ def made_up(count: int, seed: int = 0, noise: float = 0.03, bent: float = 0.0) -
         features[:-1, 10] = rng.random(kernels)
         things.append(Units(column, seconds, features, ("",) * (kernels + 1)))
         factor = np.ones(len(COLUMNS))
-        factor[MATRIX] = (2, 4, 8)
+        factor[MATRIX] = factors
         true.append((seconds * factor[column] * np.exp(bent * features[:, 10])).sum())
     measured = np.array(true) * np.exp(noise * rng.standard_normal(count))
     return Samples.of(things, measured), np.array(true)
@@ -50,6 +53,23 @@ def test_ten_measurements_beat_the_cost_model_at_its_best_scale():
     unseen, true = made_up(200, seed=1)
     scale = np.median(training.measured_s / training.prior_s)
     assert error(unseen, true, fit_predictor(training)) < 0.6 * np.abs(scale * unseen.prior_s / true - 1).mean()
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.8])
+@pytest.mark.parametrize("believed", [(1, 1, 1), (0.3, 1, 2)])
+def test_ten_measurements_of_what_the_cost_model_knows_do_no_harm(noise, believed):
+    """A device that is three times as slow in everything, whatever other devices make one believe before."""
+    unseen, true = made_up(200, seed=99, factors=(3, 3, 3))
+    mean = np.zeros(len(COLUMNS))
+    mean[MATRIX] = np.log(believed)
+    prior = FactorPrior(mean, np.full(len(COLUMNS), 0.5))
+    ours, scaled = [], []
+    for seed in range(12):
+        training, _ = made_up(10, seed=seed, noise=noise, factors=(3, 3, 3))
+        ours.append(np.abs(np.log(fit_blend(training, prior).predict(unseen) / true)).mean())
+        scale = np.median(training.measured_s / training.prior_s)
+        scaled.append(np.abs(np.log(scale * unseen.prior_s / true)).mean())
+    assert np.mean(ours) <= np.mean(scaled) + 0.15 * noise
 
 
 @pytest.mark.parametrize(("count", "devices"), [(10, 4), (24, 1)])
