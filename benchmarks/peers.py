@@ -240,7 +240,7 @@ def main() -> None:
     text = markdown(results, versions)
     (args.out / "peers.md").write_text(text, encoding="utf-8")
     (args.out / "peers.json").write_text(
-        json.dumps({"_meta": provenance(), **results}, indent=1) + "\n", encoding="utf-8"
+        json.dumps({"_meta": provenance() | COMMAND, **results}, indent=1) + "\n", encoding="utf-8"
     )
     print(text)
 
