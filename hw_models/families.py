@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.estimate import network_overhead_s, streamed_share
-from hw_models.group_cost import GroupCost, group_dram_s
+from hw_models.group_cost import GroupCost, group_dram_s, group_seconds
 from hw_models.part_cost import PartCost
 from hw_models.target import Target
 
@@ -112,7 +112,8 @@ def _unit(group: GroupCost, target: Target, share: float) -> tuple[int, float, l
     """(column, seconds without the launch, features). A partly streamed group counts as what bounds its mixture."""
     compute_s = max(group.matrix_s, group.vector_s, group.onchip_s)
     resident_s, streamed_s = (group_dram_s(group, end, target) for end in (0.0, 1.0))
-    seconds = (1 - share) * max(compute_s, resident_s) + share * max(compute_s, streamed_s)
+    ends = [group_seconds(group, end, target) - group.launch_s for end in (0.0, 1.0)]
+    seconds = (1 - share) * ends[0] + share * ends[1]
     dram_s = (1 - share) * resident_s + share * streamed_s
     by_dram = dram_s > compute_s
     kind = "int" if group.integer else "float"
@@ -121,7 +122,7 @@ def _unit(group: GroupCost, target: Target, share: float) -> tuple[int, float, l
 
 
 def _features(group: GroupCost, seconds: float, dram_s: float, dram_bytes: float, by_dram: bool) -> list[float]:
-    _, m, n, k = group.gemm or (1, 1, 1, 1)
+    m, n, k = group.sizes
     moved = max(group.onchip_bytes + dram_bytes, 1.0)
     least = 1e-9
     return [

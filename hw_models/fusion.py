@@ -30,14 +30,24 @@ class Group:
     folded: frozenset[int]
 
 
-def fuse(workload: Workload, mode: str = "pointwise") -> tuple[Group, ...]:
-    """Groups in execution order. mode: "pointwise", or "none" for every op by itself."""
+ALL = "all"
+
+
+def fuse(
+    workload: Workload, mode: str = "pointwise", joins: tuple[str, ...] = (ALL,), float_joins: tuple[str, ...] = ()
+) -> tuple[Group, ...]:
+    """Groups in execution order. mode: "pointwise", or "none" for every op by itself. joins, float_joins: as in
+    `hw_models.target.Runtime`.
+    """
     if mode not in ("pointwise", "none"):
         raise ValueError(f"fusion must be 'pointwise' or 'none', but got {mode!r}")
     members: list[list[int]] = []
     group_of: dict[int, int] = {}
     for position, op in enumerate(workload.ops):
         joined = _joins(workload, op, group_of) if mode == "pointwise" else None
+        if joined is not None and ALL not in joins:
+            first = workload.ops[members[joined][0]]
+            joined = joined if _takes(workload, first, op, (*joins, *_if_float(workload, op, float_joins))) else None
         if joined is None:
             joined = len(members)
             members.append([])
@@ -64,6 +74,18 @@ def _joins(workload: Workload, op: Op, group_of: dict[int, int]) -> int | None:
         starts_group = [p for p, number in group_of.items() if number == group_of[newest]] == [newest]
         return group_of[newest] if starts_group else None
     return None
+
+
+def _if_float(workload: Workload, op: Op, names: tuple[str, ...]) -> tuple[str, ...]:
+    return () if workload.tensors[op.outputs[0]].dtype.startswith("int") else names
+
+
+def _takes(workload: Workload, first: Op, op: Op, names: tuple[str, ...]) -> bool:
+    """Whether the kernel of a group's first op takes in an op of a runtime that fuses only what is named."""
+    if op.kind not in POINTWISE_KINDS:
+        return True  # a convolution that takes padding
+    named = {op.kind, op.function, f"{op.kind}.{op.function}"} & set(names)
+    return bool(named) and (first.kind in MATRIX_KINDS or first.function == "pad")
 
 
 def _same_size(workload: Workload, op: Op, index: int) -> bool:

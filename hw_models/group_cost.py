@@ -10,6 +10,7 @@ from typing import Any
 from hw_models.block_fusion import Loop, Price, find_loops, fused_peak_bytes
 from hw_models.fusion import Group
 from hw_models.kernel import Kernel, kernel_of
+from hw_models.library import library_seconds
 from hw_models.memory import Placement, group_traffic
 from hw_models.npu import matrix_precision, matrix_seconds, operand_seconds, vector_elements, vector_seconds
 from hw_models.streams import block_traffic
@@ -23,7 +24,7 @@ class GroupCost:
 
     matrix_s and vector_s also overlap: the vector unit works on what the array has finished.
     energy_j leaves out dram and static power, which depend on whether weights are streamed.
-    family, gemm, taps, elements, integer, weight_bits, activation_bits: what kind of kernel it is, as
+    family, gemm, taps, sizes, elements, integer, weight_bits, activation_bits: what kind of kernel it is, as
     `hw_models.kernel.Kernel` says.
     chain: name of the block-fused chain it runs in, "" when it runs by itself; stripes, stripe_rows: how often, and
     rows of the chain's output at a time; halo_macs: macs done again because stripes overlap (in the times and
@@ -47,6 +48,7 @@ class GroupCost:
     family: str
     gemm: tuple[int, int, int, int] | None
     taps: int
+    sizes: tuple[int, int, int]
     elements: int
     integer: bool
     weight_bits: int
@@ -76,8 +78,13 @@ def group_dram_s(group: GroupCost, share: float, target: Target) -> float:
 
 
 def group_seconds(group: GroupCost, share: float, target: Target) -> float:
-    """Time of a group with `share` of the weights streamed: the larger of computing and transfer, which overlap."""
+    """Time of a group with `share` of the weights streamed: the larger of computing and transfer, which overlap, but
+    for the weights that a core waits for.
+    """
     compute_s = max(group.matrix_s, group.vector_s, group.onchip_s)
+    if target.runtime.one_core:
+        compute_s = max(compute_s, dram_seconds(group.dram_activation_bytes, target))
+        return compute_s + dram_seconds(share * group.dram_weight_bytes, target) + group.launch_s
     return max(compute_s, group_dram_s(group, share, target)) + group.launch_s
 
 
@@ -126,17 +133,23 @@ def _group_cost(
             factor = loop.factor[op.outputs[0]] if loop is not None else 1.0
             matrix_s += stripes * matrix_seconds(_of_stripe(op, factor / stripes), target.matrix, precision)
             operand_s += factor * operand_seconds(op, target.vector)
+            integer = workload.tensors[op.outputs[0]].dtype.startswith("int")
+            weight_bytes = sum(workload.tensors[index].size_bytes for index in op.weights)
+            matrix_s += factor * library_seconds(op, target.matrix, target.runtime, weight_bytes, integer=integer)
             rate = target.matrix.rates.get(precision, min(target.matrix.rates.values()))
             ideal_s += op.macs / (target.matrix.peak_macs_per_s * rate)
             energy_j += op.macs * factor * target.energy.mac_j.get(precision, max(target.energy.mac_j.values()))
             macs += op.macs
             done += op.macs * factor
             assert op.gemm is not None
-            passes = max(passes, ceil(op.gemm[2] / (target.matrix.columns * target.matrix.cores)))
+            if target.runtime.rereads:
+                passes = max(passes, ceil(op.gemm[2] / (target.matrix.columns * target.matrix.cores)))
         elif not (has_matrix and {op.kind, op.function} & set(target.vector.fused)):
             factor = loop.factor[op.outputs[0]] if loop is not None else 1.0
             vector_s += vector_seconds(workload, op, target.vector) * factor
             energy_j += vector_elements(workload, op) * factor * target.energy.vector_element_j
+    if target.runtime.one_core and has_matrix:
+        matrix_s, vector_s = matrix_s + vector_s, 0.0
     if target.matrix.accumulator_bytes:
         traffic = block_traffic(workload, group, placement, target, loop)
     else:

@@ -12,6 +12,8 @@ from hw_models.workload import MATRIX_KINDS, Op, Workload
 class Kernel:
     """family: a key of `hw_models.families.FAMILIES`. gemm: as in `Op`. taps: of the window, 1 without one.
 
+    sizes: (positions or rows of all groups, output channels of one, what is summed for each), 1 where there is no such
+    thing; of a depthwise convolution (positions, channels, taps).
     elements: of the first output. integer: whether it computes in integers. weight_bits: of the widest constant
     operand but accumulators, 0 without one; activation_bits: of the widest operand that is not constant.
     """
@@ -19,6 +21,7 @@ class Kernel:
     family: str
     gemm: tuple[int, int, int, int] | None
     taps: int
+    sizes: tuple[int, int, int]
     elements: int
     integer: bool
     weight_bits: int
@@ -33,11 +36,20 @@ def kernel_of(workload: Workload, op: Op) -> Kernel:
         family=_family(op),
         gemm=op.gemm,
         taps=prod(op.window.kernel) if op.window is not None else 1,
+        sizes=_sizes(op),
         elements=tensors[op.outputs[0]].elements,
         integer=all(tensor.dtype.startswith("int") for tensor in moving),
         weight_bits=max(stored, default=0),
         activation_bits=max(tensor.bits for tensor in moving),
     )
+
+
+def _sizes(op: Op) -> tuple[int, int, int]:
+    if op.gemm is None:
+        read = max(sum(op.reads), 1)
+        return (read // op.extent, 1, op.extent) if op.extent > 1 else (1, 1, 1)
+    groups, m, n, k = op.gemm
+    return (m, groups * n, k) if op.is_depthwise else (groups * m, n, k)
 
 
 def _family(op: Op) -> str:

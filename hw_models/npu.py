@@ -50,6 +50,8 @@ def matrix_precision(workload: Workload, op: Op, rates: Mapping[str, float]) -> 
 def matrix_seconds(op: Op, engine: MatrixEngine, precision: str) -> float:
     """Time of a matrix op on all cores; a precision the engine lacks (illegal) at its slowest."""
     rate = engine.rates.get(precision, min(engine.rates.values()))
+    if op.is_depthwise and engine.depthwise_channels and not engine.depthwise_rated:
+        rate = 1.0
     return matrix_cycles(op, engine) / rate / engine.clock_hz
 
 
@@ -165,7 +167,10 @@ def vector_seconds(workload: Workload, op: Op, unit: VectorUnit) -> float:
         return 0.0
     table = unit.cycles_per_element
     bits = max(workload.tensors[index].bits for index in (*op.inputs, *op.outputs))
-    cycles = table.get(op.function, table[op.kind]) * ceil(bits / unit.lane_bits)
+    name = op.function if op.function in table else op.kind
+    integer = all(workload.tensors[index].dtype.startswith("int") for index in (*op.inputs, *op.outputs))
+    cycles = table.get(f"{name}.int" if integer else name, table[name]) * ceil(bits / unit.lane_bits)
     if op.kind in REQUANTIZED_KINDS and workload.tensors[op.outputs[0]].dtype.startswith("int"):
         cycles += table["requantize"]
-    return ceil(elements / unit.lanes) * cycles / unit.clock_hz
+    rows = elements / op.extent * table.get("row", 0.0) if op.kind in ("norm", "softmax") else 0.0
+    return (ceil(elements / unit.lanes) * cycles + rows) / unit.clock_hz

@@ -12,6 +12,7 @@ from typing import Any
 from hw_models.fusion import fuse
 from hw_models.group_cost import GroupCost, group_costs, group_dram_s, group_seconds
 from hw_models.legality import Infeasible, illegal_ops
+from hw_models.lowering import lower
 from hw_models.memory import place
 from hw_models.target import Target
 from hw_models.workload import Workload
@@ -103,10 +104,11 @@ class PartCost:
 
 def estimate_part(workload: Workload, target: Target, ends: tuple[bool, bool] = (True, True)) -> PartCost:
     """Cost of a workload. ends: as in `memory.place`."""
-    groups = fuse(workload, target.overhead.fusion)
-    placement = place(workload, groups, target.memory, ends)
-    costs, peak_bytes = group_costs(workload, groups, placement, target)
-    size = [tensor.size_bytes for tensor in workload.tensors]
+    run = lower(workload, target.runtime)
+    groups = fuse(run, target.overhead.fusion, target.runtime.joins, target.runtime.float_joins)
+    placement = place(run, groups, target.memory, ends)
+    costs, peak_bytes = group_costs(run, groups, placement, target)
+    size = [tensor.size_bytes for tensor in run.tensors]
     violations = illegal_ops(workload, target)
     return PartCost(
         target=target,
@@ -119,6 +121,6 @@ def estimate_part(workload: Workload, target: Target, ends: tuple[bool, bool] = 
             (sum(size[index] for index in (*group.inputs, *group.outputs)) for group in groups), default=0
         ),
         input_bytes=sum(size[index] for index in workload.inputs),
-        output_bytes=sum(size[index] for index in workload.outputs),
+        output_bytes=sum(size[index] for index in run.outputs),
         violations=tuple(violations),
     )

@@ -43,6 +43,7 @@ KINDS = (
     ResidualKind("ridge", 1.0, 10),
     ResidualKind("ridge", 10.0, 10),
     ResidualKind("gp", 0.1, 15),
+    ResidualKind("gp", 0.03, 60),
     ResidualKind("boosting", 1.0, 60),
 )
 
@@ -99,12 +100,12 @@ class _OfMeans:
 class _Process:
     """Posterior mean of a Gaussian process over kernels that was seen through share-weighted sums."""
 
-    features: Array
+    known: Array
     weights: Array
     reach: float
 
     def __call__(self, features: Array) -> Array:
-        return _kernel(features, self.features, self.reach) @ self.weights
+        return _kernel(features, self.known, self.reach) @ self.weights
 
 
 def _kernel(left: Array, right: Array, reach: float) -> Array:
@@ -117,13 +118,24 @@ AMPLITUDE, REACH = 0.25, 1.0
 """Standard deviation of g, and distance in features over which it changes: estimated. Cross-validation decides how far
 measurements are believed (the strength)."""
 
+INDUCING = 300
+"""Kernels on which a process stands when there are more: hundreds of measurements hold thousands of kernels, and all
+of them would take minutes."""
+
 
 def _fit_process(kind: ResidualKind, samples: Samples, log_error: Array, share: Array) -> Residual:
-    from sklearn.kernel_ridge import KernelRidge
-
+    """On a subset of the kernels, the subset of regressors (Quinonero-Candela and Rasmussen 2005, JMLR 6, section 4);
+    with all of them it is the process itself.
+    """
     features = samples.units.features
-    sums = np.zeros((len(samples), len(features)))
-    sums[samples.owner, np.arange(len(features))] = share
-    covariance = AMPLITUDE**2 * sums @ _kernel(features, features, REACH) @ sums.T
-    model = KernelRidge(kernel="precomputed", alpha=kind.strength**2).fit(covariance, log_error)
-    return _Process(features, AMPLITUDE**2 * (np.asarray(model.dual_coef_) @ sums), REACH)
+    known = np.unique(features[share > 0], axis=0)
+    if len(known) > INDUCING:
+        known = known[np.sort(np.random.default_rng(0).choice(len(known), INDUCING, replace=False))]
+    # seen[s, i]: covariance of a sample's error with g at an inducing kernel.
+    weighted = AMPLITUDE**2 * share[:, None] * _kernel(features, known, REACH)
+    seen = np.zeros((len(samples), len(known)))
+    np.add.at(seen, samples.owner, weighted)
+    prior = AMPLITUDE**2 * _kernel(known, known, REACH)
+    jitter = 1e-8 * AMPLITUDE**2 * np.eye(len(known))
+    curvature = seen.T @ seen + kind.strength**2 * prior + jitter
+    return _Process(known, AMPLITUDE**2 * np.linalg.solve(curvature, seen.T @ log_error), REACH)

@@ -56,7 +56,8 @@ class MatrixEngine:
     systolic: the idealised array, every tile filled and drained by itself; tile_load_cycles, block_positions and
         positions then have no meaning.
     depthwise_channels, depthwise_taps: channels and kernel taps per cycle and core of a depthwise path; 0
-        when there is none and depthwise convolution runs block-diagonally on the array.
+        when there is none and depthwise convolution runs block-diagonally on the array. depthwise_rated: whether
+        that path is faster in narrower formats, as `rates` says.
     accumulator_bytes, input_buffer_bytes: what holds the output, and the input, of a block (hw_models/blocks.py); 0
         when an op is not cut into blocks. constant_bytes: what is read per output channel (bias, scale) with every
         block of positions.
@@ -78,6 +79,7 @@ class MatrixEngine:
     systolic: bool = _value()
     depthwise_channels: int = _value(low=0, high=1e6)
     depthwise_taps: int = _value(low=0, high=1e4)
+    depthwise_rated: bool = _value()
     accumulator_bytes: int = _value(low=0, high=1e9)
     input_buffer_bytes: int = _value(low=0, high=1e9)
     constant_bytes: float = _value(low=0, high=1e3)
@@ -97,7 +99,8 @@ class VectorUnit:
         element, for every `lane_bits` of its width. "requantize" is added once per element of integer arithmetic and
         concatenation: its products have 32 bits whatever the element has. Softmax, norms and reductions count input
         elements, pooling counts window elements, others output elements. "operand" is per element of the second operand
-        of a product of two activations, brought into the order of weights before the product starts.
+        of a product of two activations, brought into the order of weights before the product starts. "gelu.int": of
+        integers, where they take longer. "row": once for every row that softmax or a norm combines, 0 if not given.
     fused: functions that the output path of the matrix engine applies at full rate, at no cost.
     """
 
@@ -184,6 +187,46 @@ class Overhead:
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """How a library of kernels runs a network, where that is not as a compiler for an accelerator does
+    (`hw_models/lowering.py`).
+
+    float_ops: op kinds ("norm"), functions ("gelu") or both ("scale.mul") that are computed in floating point between
+        integers, behind conversions; "linear.bias" where integer products of tokens leave their bias to an addition,
+        "slice" where a part of a map is copied before it is read.
+    joins, float_joins: what joins the matrix op that made its input: all kernels, or those in floating point alone;
+        "all" in `joins` for every pointwise op.
+    own_layout: whether convolutions take maps in a layout of their own, to and from which they are copied.
+    one_core: whether matrix and vector work are done by the same core, one after the other, which also waits for
+        weights that are streamed.
+    depthwise_start_cycles: of a depthwise convolution, for each vector of channels of each position.
+    integer_tap_cycles: of any wider than 1x1 in integers, for each tap of each position, whatever its channels.
+        integer_ragged: how much longer a depthwise one takes when its channels do not fill vectors.
+    gather_cycles: of a grouped convolution in floating point, for each tap of each group and position, when a group's
+        channels do not fill vectors. integer_gather_cycles: of one in integers, for every piece that is copied
+        together: a tap of a group, or a row of taps when there is one group and its channels do not fill vectors.
+    requantize_cycles: of an integer product, for each vector of its outputs.
+    weight_bytes_per_s: at which weights reach a core that waits for them, besides computing; 0 when they come in time.
+    rereads: whether the matrix engine reads its input from on-chip memory again for every tile of output channels;
+        false where registers and the nearest cache hold a block of it.
+    """
+
+    float_ops: tuple[str, ...] = _value()
+    joins: tuple[str, ...] = _value()
+    float_joins: tuple[str, ...] = _value()
+    own_layout: bool = _value()
+    one_core: bool = _value()
+    depthwise_start_cycles: float = _value(low=0, high=1e4)
+    integer_tap_cycles: float = _value(low=0, high=1e4)
+    integer_ragged: float = _value(low=1, high=100)
+    gather_cycles: float = _value(low=0, high=1e4)
+    integer_gather_cycles: float = _value(low=0, high=1e4)
+    requantize_cycles: float = _value(low=0, high=1e4)
+    weight_bytes_per_s: float = _value(low=0, high=1e15)
+    rereads: bool = _value()
+
+
+@dataclass(frozen=True)
 class Legality:
     """What the device can run at all; what it cannot is said, and costed as if it could.
 
@@ -226,5 +269,6 @@ class Target:
     memory: Memory
     energy: Energy
     overhead: Overhead
+    runtime: Runtime
     legality: Legality
     sources: Mapping[str, str] = field(hash=False)

@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from hw_models.target import RUNS, STREAMS, Energy, Legality, MatrixEngine, Memory, Overhead, Target, VectorUnit
+from hw_models.target import RUNS, STREAMS, Energy, Legality, MatrixEngine, Memory, Overhead, Runtime, Target, VectorUnit
 from hw_models.workload import DTYPE_BITS, MATRIX_KINDS, OP_KINDS
 
 TARGETS_FOLDER = Path(__file__).parent / "targets"
@@ -33,6 +33,7 @@ _SECTIONS: Mapping[str, type] = {
     "memory": Memory,
     "energy": Energy,
     "overhead": Overhead,
+    "runtime": Runtime,
     "legality": Legality,
 }
 _MAY_BE_EMPTY = frozenset({"memory.stream_bytes_per_s"})

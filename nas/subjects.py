@@ -59,9 +59,11 @@ class Subject:
         if self.description or is_exported(self.name):
             arch, num_classes, in_chans = self._architecture()
             return fold(build_network(arch, num_classes, in_chans)), (1, in_chans, arch.resolution, arch.resolution)
+        from timm.utils import reparameterize_model
+
         model = timm_model(self.name, self.input_size, "cpu")
         channels = int(model.default_cfg["input_size"][0])  # type: ignore[index]
-        return model, (1, channels, self.input_size, self.input_size)
+        return reparameterize_model(model), (1, channels, self.input_size, self.input_size)
 
     def _architecture(self) -> tuple[Architecture, int, int]:
         if self.description:
@@ -173,7 +175,7 @@ def measured_workload(record: Measurement) -> Workload:
         elif is_exported(record.subject):
             arch, num_classes, in_chans = exported_network(Path(record.subject), record.input_size)
         else:
-            return timm_workload(record.subject, record.input_size, record.batch)
+            return timm_workload(record.subject, record.input_size, record.batch, reparameterize=True)
         with torch.device("meta"):
             network = fold(build_network(arch, num_classes, in_chans, device="meta"))
         shape = (record.batch, in_chans, arch.resolution, arch.resolution)

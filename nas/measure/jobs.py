@@ -1,8 +1,9 @@
 """What is timed to know one latency: graphs, and how their times add up to it.
 
 A block alone begins and ends with reorders of its map (into the layout of the kernels and back) and with the call of
-the runtime, which inside a network it does not pay. So it is timed in a chain of three and alone, and half the
-difference is its time. A part that changes the shape of its map cannot be chained: half of what the reorders of its
+the runtime, which inside a network it does not pay. So it is timed in a chain of three and alone, both behind a
+pointwise convolution, and half the difference is its time. Without that convolution the chain would keep the layout of
+its input: ONNX Runtime then reorders at every residual sum, which it fuses inside a network. A part that changes the shape of its map cannot be chained: half of what the reorders of its
 two ends cost is taken off, known from a pointwise convolution of that shape, timed alone and twice in a row.
 """
 
@@ -28,17 +29,18 @@ CHAIN = 3
 
 @dataclass(frozen=True)
 class Graph:
-    """Some copies of something one behind the other, at a precision and a batch."""
+    """Some copies of something one behind the other, at a precision and a batch. led: as in `write_graph`."""
 
     subject: Subject
     precision: str
     batch: int
     copies: int
+    led: bool = False
 
     @property
     def file_name(self) -> str:
         words = re.sub(r"[^A-Za-z0-9]+", "-", self.subject.name)[-40:]
-        identity = f"{self.subject}/{self.precision}/{self.batch}/{self.copies}"
+        identity = f"{self.subject}/{self.precision}/{self.batch}/{self.copies}/{self.led}"
         return f"{words}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.onnx"
 
 
@@ -57,8 +59,9 @@ class Job:
         if self.subject.kind == "network":
             return ((graph, 1.0),)
         part = json.loads(self.subject.description)
-        if part["part"] == "MetaFormerBlock":
-            return ((graph, -1 / (CHAIN - 1)), (self._graph(self.subject, CHAIN), 1 / (CHAIN - 1)))
+        if is_chained(part):
+            alone, chain = (self._graph(self.subject, copies, led=True) for copies in (1, CHAIN))
+            return ((alone, -1 / (CHAIN - 1)), (chain, 1 / (CHAIN - 1)))
         terms = [(graph, 1.0)]
         for channels, size in _ends(part):
             probe = Probe(f"reorder-{channels}-{size}", "probe", size, str(channels))
@@ -70,10 +73,17 @@ class Job:
         """In words, for the record."""
         if self.subject.kind == "network":
             return "whole"
-        return f"chain of {CHAIN} less one" if len(self.terms) == 2 else "alone, less the reorders of its ends"
+        return f"chain of {CHAIN} less one, led" if len(self.terms) == 2 else "alone, less the reorders of its ends"
 
-    def _graph(self, subject: Subject, copies: int) -> Graph:
-        return Graph(subject, self.precision, self.batch, copies)
+    def _graph(self, subject: Subject, copies: int, *, led: bool = False) -> Graph:
+        return Graph(subject, self.precision, self.batch, copies, led)
+
+
+def is_chained(part: dict[str, Any]) -> bool:
+    """Whether a described part writes a map like the one it reads."""
+    arguments = part["arguments"]
+    same = part["part"] == "ConvNorm" and (arguments["stride"], arguments["out_chans"]) == (1, part["channels"])
+    return part["part"] == "MetaFormerBlock" or same
 
 
 def _ends(part: dict[str, Any]) -> list[tuple[int, int]]:
@@ -116,7 +126,7 @@ def write_missing(graph: Graph, folder: Path) -> None:
     """Write the file of a graph unless it is there."""
     path = folder / graph.file_name
     if not path.is_file():
-        write_graph(path, graph.subject, graph.precision, graph.copies, graph.batch)
+        write_graph(path, graph.subject, graph.precision, graph.copies, graph.batch, led=graph.led)
 
 
 def remove_graphs(jobs: Sequence[Job], folder: Path) -> None:

@@ -1,0 +1,117 @@
+"""How a library runs a network: conversions, reorders and unfused operators; accelerators are left alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from hw_models import Workload, estimate, estimate_part, load_target
+from hw_models.fusion import fuse
+from hw_models.library import library_seconds
+from hw_models.lowering import lower
+from nas.bits import put_precision
+from nas.cost import part_workload
+from nas.measure.design import part_pool
+from nas.trace import trace_module
+from search_spaces import load_space
+
+CORE, NPU = load_target("epyc_zen5_core"), load_target("npu_40tops")
+SPACE = load_space("metaformer", "small", mixers=["dwconv", "mhsa", "inception", "relu_linear", "mbconv"])
+PARTS = [part for part in part_pool(SPACE, 40, 0, 10, 3) if part.spec[0] == "MetaFormerBlock"]
+
+
+def _chain(*layers: nn.Module, precision: str = "w8a8", channels: int = 32) -> Workload:
+    """A convolution, the layers, and another."""
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Conv2d(channels, channels, 1), *layers, nn.Conv2d(channels, channels, 1))
+    return put_precision(trace_module(module.eval(), [(1, channels, 12, 12)], "chain"), precision)
+
+
+def _put_in(workload: Workload) -> Counter[str]:
+    """Functions of what the library puts in."""
+    before = Counter(op.function for op in workload.ops)
+    return Counter(op.function for op in lower(workload, CORE.runtime).ops) - before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
+@pytest.mark.parametrize("part", PARTS[:12], ids=lambda part: part.name)
+def test_the_same_work_is_done(part, precision: str) -> None:
+    workload = put_precision(part_workload(part), precision)
+    lowered = lower(workload, CORE.runtime)
+    assert [op.name for op in lowered.ops if op.name in {op.name for op in workload.ops}] == [
+        op.name for op in workload.ops
+    ]
+    assert lowered.macs == workload.macs
+    assert lowered.weight_bytes == workload.weight_bytes
+    assert len(lowered.outputs) == len(workload.outputs)
+    assert {op.kind for op in lowered.ops} - {op.kind for op in workload.ops} <= {"copy", "transpose", "elementwise"}
+    for op in lowered.ops:  # no kernel mixes formats but those that convert
+        if op.function not in ("dequantize", "quantize"):
+            formats = {lowered.tensors[index].dtype[:2] for index in (*op.inputs, *op.outputs)}
+            assert len(formats) == 1, op.name
+    assert lower(lowered, NPU.runtime) is lowered
+
+
+def test_what_an_accelerator_runs_is_left_alone() -> None:
+    workload = _chain(nn.GELU())
+    assert lower(workload, NPU.runtime) is workload
+
+
+def test_functions_without_an_integer_kernel_run_in_float_between_conversions() -> None:
+    assert _put_in(_chain(nn.GELU())) == {"dequantize": 1, "quantize": 1}
+    assert _put_in(_chain(nn.GELU(), nn.Tanh())) == {"dequantize": 1, "quantize": 1}  # once around both
+    assert _put_in(_chain(nn.ReLU())) == {}
+    assert _put_in(_chain(nn.GELU(), precision="fp32")) == {}
+
+
+def test_maps_are_reordered_for_what_reads_channels_last() -> None:
+    norm = nn.GroupNorm(1, 32)  # its own statistics, but not over channels last
+    assert "reorder" in _put_in(_chain(norm, precision="fp32"))
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    assert _put_in(_chain(Last(), precision="fp32")) == {"reorder": 2}
+    assert _put_in(_chain(Last())) == {"dequantize": 1, "quantize": 1}  # integer maps have channels last already
+
+
+def test_kernels_take_in_what_is_named_and_no_more() -> None:
+    def sizes(layer: nn.Module, precision: str) -> list[int]:
+        run = lower(_chain(layer, precision=precision), CORE.runtime)
+        return [len(g.ops) for g in fuse(run, "pointwise", CORE.runtime.joins, CORE.runtime.float_joins)]
+
+    assert sizes(nn.ReLU(), "w8a8") == sizes(nn.Hardswish(), "fp32") == [2, 1]
+    assert sizes(nn.GELU(), "fp32") == [1, 1, 1]
+    assert sizes(nn.Hardswish(), "w8a8") == [1, 1, 1, 1, 1]
+
+
+def test_ragged_depthwise_kernels_are_slower_in_integers_only() -> None:
+    def seconds(channels: int, precision: str) -> float:
+        depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        workload = _chain(depthwise, precision=precision, channels=channels)
+        op = next(op for op in workload.ops if op.is_depthwise)
+        return library_seconds(op, CORE.matrix, CORE.runtime, integer=precision != "fp32")
+
+    assert seconds(24, "w8a8") > 2 * seconds(32, "w8a8")
+    assert seconds(24, "fp32") == pytest.approx(seconds(32, "fp32"))
+    op = _chain(nn.Conv2d(32, 32, 3, groups=32)).ops[1]
+    assert library_seconds(op, NPU.matrix, NPU.runtime, integer=True) == 0.0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
+def test_every_pass_takes_time(precision: str) -> None:
+    """Without the library's passes the same network is faster."""
+    workload = _chain(nn.GELU(), nn.GroupNorm(1, 32), precision=precision)
+    plain = replace(CORE, runtime=replace(NPU.runtime, rereads=False))
+    assert estimate(workload, CORE).latency_s > estimate(workload, plain).latency_s
+    part = estimate_part(workload, CORE)
+    assert all(group.matrix_s + group.vector_s > 0 for group in part.groups)

@@ -1,0 +1,43 @@
+"""`nas verify` on a study of the real parts, measured in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.correlation import spearman
+from nas.measure.verify import verification_text, verify_study
+from nas.progress import Narrator
+from nas.search import run_search
+from tests.small_study import small_spec
+
+_QUIET = Narrator(quiet=True)
+
+
+def test_networks_of_a_front_are_measured_beside_their_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.measure.timing.CALM", 1e9)  # tests run on busy machines: every time is believed
+    monkeypatch.setattr("nas.measure.timing.NOISY", 1e9)
+    study = run_search(small_spec(), tmp_path, narrator=_QUIET)
+    scored = [trial for trial in study.trials if trial.accuracy is not None]
+    distinct = list({trial.architecture.key: trial for trial in scored}.values())[:4]
+    assert len(distinct) >= 3
+    vars(study)["front"] = distinct  # a front of six trials may have fewer
+    done = verify_study(study, _QUIET, target="epyc_zen5_core", precision="fp32")
+    assert {row.trial for row in done.rows} == {trial.number for trial in distinct}
+    assert not done.refused
+    measured, predicted = ([getattr(row, name) for row in done.rows] for name in ("measured_s", "predicted_s"))
+    assert measured == sorted(measured)
+    assert done.rank_agreement == pytest.approx(spearman(np.array(predicted), np.array(measured)))
+    assert done.coverage is None  # nothing is calibrated, and it says so
+    text = verification_text(done)
+    assert "uncalibrated" in text
+    assert "rank agreement" in text
+    for row in done.rows:
+        assert row.measured_low_s <= row.measured_s <= row.measured_high_s
+        assert row.predicted_low_s == row.predicted_s == row.predicted_high_s
+    overlapping = {(a.trial, b.trial) for a, b in zip(done.rows, done.rows[1:]) if b.measured_low_s <= a.measured_high_s}
+    assert set(done.ties) == overlapping
