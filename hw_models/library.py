@@ -10,9 +10,7 @@ from hw_models.target import MatrixEngine, Runtime
 from hw_models.workload import Op
 
 
-def library_seconds(
-    op: Op, engine: MatrixEngine, runtime: Runtime, weight_bytes: int = 0, *, integer: bool
-) -> float:
+def library_seconds(op: Op, engine: MatrixEngine, runtime: Runtime, weight_bytes: int = 0, *, integer: bool) -> float:
     """Seconds beyond `npu.matrix_seconds`, as `Runtime` has them; 0.0 where none of it is."""
     if op.gemm is None:
         return 0.0

@@ -55,7 +55,6 @@ class _Rewriting:
             self.copies[index, mark] = made
         return self.copies[index, mark]
 
-
     def slice(self, index: int, elements: int, reader: str) -> int:
         """The tensor that holds the part of `index` that an op reads."""
         name = f"{self.tensors[index].name}.part.{reader}"
@@ -70,9 +69,7 @@ class _Rewriting:
         self.tensors.append(replace(self.tensors[made], name=f"{self.tensors[made].name}.unbiased"))
         self.ops[-1] = replace(self.ops[-1], outputs=(len(self.tensors) - 1,))
         reads = (self.tensors[made].elements,)
-        self.ops.append(
-            Op(name, name, "elementwise", (len(self.tensors) - 1,), (made,), reads=reads, function="bias")
-        )
+        self.ops.append(Op(name, name, "elementwise", (len(self.tensors) - 1,), (made,), reads=reads, function="bias"))
 
 
 def _part(shape: tuple[int, ...], elements: int) -> tuple[int, ...]:

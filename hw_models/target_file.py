@@ -17,7 +17,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from hw_models.target import RUNS, STREAMS, Energy, Legality, MatrixEngine, Memory, Overhead, Runtime, Target, VectorUnit
+from hw_models.target import (
+    RUNS,
+    STREAMS,
+    Energy,
+    Legality,
+    MatrixEngine,
+    Memory,
+    Overhead,
+    Runtime,
+    Target,
+    VectorUnit,
+)
 from hw_models.workload import DTYPE_BITS, MATRIX_KINDS, OP_KINDS
 
 TARGETS_FOLDER = Path(__file__).parent / "targets"

@@ -3,8 +3,9 @@
 A block alone begins and ends with reorders of its map (into the layout of the kernels and back) and with the call of
 the runtime, which inside a network it does not pay. So it is timed in a chain of three and alone, both behind a
 pointwise convolution, and half the difference is its time. Without that convolution the chain would keep the layout of
-its input: ONNX Runtime then reorders at every residual sum, which it fuses inside a network. A part that changes the shape of its map cannot be chained: half of what the reorders of its
-two ends cost is taken off, known from a pointwise convolution of that shape, timed alone and twice in a row.
+its input: ONNX Runtime then reorders at every residual sum, which it fuses inside a network. A part that changes the
+shape of its map cannot be chained: half of what the reorders of its two ends cost is taken off, known from a pointwise
+convolution of that shape, timed alone and twice in a row.
 """
 
 from __future__ import annotations

@@ -23,9 +23,8 @@ nas.measure.timing.CALM = nas.measure.timing.NOISY = 1e9  # tests run on busy ma
 nas.measure.run.TURN = 2
 from nas.measure.ask import run_measuring
 from nas.progress import Narrator
-outcome = run_measuring(
-    Path(sys.argv[1]), None, Narrator(quiet=True), target="epyc_zen5_core", preset="small", budget=6, precisions=["fp32"]
-)
+asked = {"target": "epyc_zen5_core", "preset": "small", "budget": 6, "precisions": ["fp32"]}
+outcome = run_measuring(Path(sys.argv[1]), None, Narrator(quiet=True), **asked)
 print(outcome.known, len(outcome.measured))
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,5 +40,6 @@ def test_networks_of_a_front_are_measured_beside_their_predictions(
     for row in done.rows:
         assert row.measured_low_s <= row.measured_s <= row.measured_high_s
         assert row.predicted_low_s == row.predicted_s == row.predicted_high_s
-    overlapping = {(a.trial, b.trial) for a, b in zip(done.rows, done.rows[1:]) if b.measured_low_s <= a.measured_high_s}
+    pairs = pairwise(done.rows)
+    overlapping = {(a.trial, b.trial) for a, b in pairs if b.measured_low_s <= a.measured_high_s}
     assert set(done.ties) == overlapping
