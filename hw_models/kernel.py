@@ -12,7 +12,7 @@ from hw_models.workload import MATRIX_KINDS, Op, Workload
 class Kernel:
     """family: a key of `hw_models.families.FAMILIES`. gemm: as in `Op`. taps: of the window, 1 without one.
 
-    sizes: (positions or rows of all groups, output channels of one, what is summed for each), 1 where there is no such
+    sizes: (positions of all groups, or rows of a norm; output channels of a group; what is summed for each), 1 where there is no such
     thing; of a depthwise convolution (positions, channels, taps).
     elements: of the first output. integer: whether it computes in integers. weight_bits: of the widest constant
     operand but accumulators, 0 without one; activation_bits: of the widest operand that is not constant.
@@ -46,8 +46,8 @@ def kernel_of(workload: Workload, op: Op) -> Kernel:
 
 def _sizes(op: Op) -> tuple[int, int, int]:
     if op.gemm is None:
-        read = max(sum(op.reads), 1)
-        return (read // op.extent, 1, op.extent) if op.extent > 1 else (1, 1, 1)
+        rows = max(sum(op.reads) // op.extent, 1)
+        return (rows, 1, op.extent) if op.kind in ("norm", "softmax") else (1, 1, 1)
     groups, m, n, k = op.gemm
     return (m, groups * n, k) if op.is_depthwise else (groups * m, n, k)
 
