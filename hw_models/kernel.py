@@ -12,8 +12,8 @@ from hw_models.workload import MATRIX_KINDS, Op, Workload
 class Kernel:
     """family: a key of `hw_models.families.FAMILIES`. gemm: as in `Op`. taps: of the window, 1 without one.
 
-    sizes: (positions of all groups, or rows of a norm; output channels of a group; what is summed for each), 1 where there is no such
-    thing; of a depthwise convolution (positions, channels, taps).
+    sizes: (positions of all groups, or rows of a norm; output channels of a group; what is summed for each), 1 where
+    there is no such thing; of a depthwise convolution (positions, channels, taps).
     elements: of the first output. integer: whether it computes in integers. weight_bits: of the widest constant
     operand but accumulators, 0 without one; activation_bits: of the widest operand that is not constant.
     """
