@@ -131,11 +131,12 @@ def _group_cost(
         if op.kind in MATRIX_KINDS:
             precision = matrix_precision(workload, op, target.matrix.rates)
             factor = loop.factor[op.outputs[0]] if loop is not None else 1.0
-            matrix_s += stripes * matrix_seconds(_of_stripe(op, factor / stripes), target.matrix, precision)
+            product_s = stripes * matrix_seconds(_of_stripe(op, factor / stripes), target.matrix, precision)
             operand_s += factor * operand_seconds(op, target.vector)
             integer = workload.tensors[op.outputs[0]].dtype.startswith("int")
             weight_bytes = sum(workload.tensors[index].size_bytes for index in op.weights)
-            matrix_s += factor * library_seconds(op, target.matrix, target.runtime, weight_bytes, integer=integer)
+            beyond_s = library_seconds(op, target.matrix, target.runtime, product_s, weight_bytes, integer=integer)
+            matrix_s += product_s + beyond_s
             rate = target.matrix.rates.get(precision, min(target.matrix.rates.values()))
             ideal_s += op.macs / (target.matrix.peak_macs_per_s * rate)
             energy_j += op.macs * factor * target.energy.mac_j.get(precision, max(target.energy.mac_j.values()))

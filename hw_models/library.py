@@ -6,12 +6,19 @@ from __future__ import annotations
 
 from math import ceil, prod
 
+from hw_models.lowering import IMAGE_CHANNELS
 from hw_models.target import MatrixEngine, Runtime
 from hw_models.workload import Op
 
 
-def library_seconds(op: Op, engine: MatrixEngine, runtime: Runtime, weight_bytes: int = 0, *, integer: bool) -> float:
-    """Seconds beyond `npu.matrix_seconds`, as `Runtime` has them; 0.0 where none of it is."""
+BLOCKS_AT_ONCE = 4
+"""Blocks of output channels that a kernel of the blocked layout computes for each load of its input."""
+
+
+def library_seconds(
+    op: Op, engine: MatrixEngine, runtime: Runtime, product_s: float, weight_bytes: int = 0, *, integer: bool
+) -> float:
+    """Seconds beyond `product_s`, that of `npu.matrix_seconds`, as `Runtime` has them; 0.0 where none of it is."""
     if op.gemm is None:
         return 0.0
     lanes = max(engine.depthwise_channels, 1)
@@ -24,7 +31,23 @@ def library_seconds(op: Op, engine: MatrixEngine, runtime: Runtime, weight_bytes
     elif op.window is not None and prod(op.window.kernel) > 1:
         cycles += _gather_cycles(op, runtime, lanes, integer=integer)
     waiting_s = weight_bytes / runtime.weight_bytes_per_s if runtime.weight_bytes_per_s else 0.0
-    return cycles / engine.clock_hz + waiting_s
+    blocked = runtime.own_layout and not integer and op.kind == "conv" and groups == 1
+    padding_s = product_s * _padding(op, runtime, lanes) if blocked else 0.0
+    return cycles / engine.clock_hz + waiting_s + padding_s
+
+
+def _padding(op: Op, runtime: Runtime, lanes: int) -> float:
+    """Share of its time that a float convolution in the blocked layout works on zeros, and with few blocks at once.
+
+    Input channels are padded to blocks as output channels are, but for those of an image.
+    """
+    assert op.gemm is not None
+    assert op.window is not None
+    _, _, outputs, reduction = op.gemm
+    channels = reduction // prod(op.window.kernel)
+    zeros = ceil(channels / lanes) * lanes / channels if channels > IMAGE_CHANNELS else 1.0
+    blocks = ceil(outputs / lanes)
+    return zeros * (1 + (runtime.partial_blocks / blocks if blocks % BLOCKS_AT_ONCE else 0.0)) - 1
 
 
 def _depthwise_cycles(op: Op, engine: MatrixEngine, runtime: Runtime, lanes: int, *, integer: bool) -> float:

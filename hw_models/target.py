@@ -206,6 +206,8 @@ class Runtime:
         channels do not fill vectors. integer_gather_cycles: of one in integers, for every piece that is copied
         together: a tap of a group, or a row of taps when there is one group and its channels do not fill vectors.
     requantize_cycles: of an integer product, for each vector of its outputs.
+    partial_blocks: share of a block's time that a float convolution in the own layout loses when its blocks of output
+        channels are not whole fours.
     weight_bytes_per_s: at which weights reach a core that waits for them, besides computing; 0 when they come in time.
     rereads: whether the matrix engine reads its input from on-chip memory again for every tile of output channels;
         false where registers and the nearest cache hold a block of it.
@@ -222,6 +224,7 @@ class Runtime:
     gather_cycles: float = _value(low=0, high=1e4)
     integer_gather_cycles: float = _value(low=0, high=1e4)
     requantize_cycles: float = _value(low=0, high=1e4)
+    partial_blocks: float = _value(low=0, high=10)
     weight_bytes_per_s: float = _value(low=0, high=1e15)
     rereads: bool = _value()
 

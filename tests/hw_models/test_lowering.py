@@ -99,12 +99,25 @@ def test_ragged_depthwise_kernels_are_slower_in_integers_only() -> None:
         depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         workload = _chain(depthwise, precision=precision, channels=channels)
         op = next(op for op in workload.ops if op.is_depthwise)
-        return library_seconds(op, CORE.matrix, CORE.runtime, integer=precision != "fp32")
+        return library_seconds(op, CORE.matrix, CORE.runtime, 1e-6, integer=precision != "fp32")
 
     assert seconds(24, "w8a8") > 2 * seconds(32, "w8a8")
     assert seconds(24, "fp32") == pytest.approx(seconds(32, "fp32"))
     op = _chain(nn.Conv2d(32, 32, 3, groups=32)).ops[1]
-    assert library_seconds(op, NPU.matrix, NPU.runtime, integer=True) == 0.0
+    assert library_seconds(op, NPU.matrix, NPU.runtime, 1e-6, integer=True) == 0.0
+
+
+def test_float_convolutions_work_on_padded_channels() -> None:
+    def padding(channels: int, outputs: int, precision: str = "fp32") -> float:
+        with torch.device("meta"):
+            conv = nn.Conv2d(channels, outputs, 1)
+        op = put_precision(trace_module(conv, [(1, channels, 8, 8)], "conv"), precision).ops[0]
+        runtime = replace(CORE.runtime, requantize_cycles=0.0)
+        return library_seconds(op, CORE.matrix, runtime, 1.0, integer=precision != "fp32")
+
+    assert padding(64, 64) == padding(3, 64) == padding(24, 64, "w8a8") == 0.0
+    assert padding(24, 64) == pytest.approx(32 / 24 - 1)
+    assert padding(64, 16) > padding(64, 32) > padding(64, 64)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "w8a8"])
