@@ -10,7 +10,6 @@ from hw_models.lowering import IMAGE_CHANNELS
 from hw_models.target import MatrixEngine, Runtime
 from hw_models.workload import Op
 
-
 BLOCKS_AT_ONCE = 4
 """Blocks of output channels that a kernel of the blocked layout computes for each load of its input."""
 
