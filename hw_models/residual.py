@@ -138,4 +138,5 @@ def _fit_process(kind: ResidualKind, samples: Samples, log_error: Array, share: 
     prior = AMPLITUDE**2 * _kernel(known, known, REACH)
     jitter = 1e-8 * AMPLITUDE**2 * np.eye(len(known))
     curvature = seen.T @ seen + kind.strength**2 * prior + jitter
-    return _Process(known, AMPLITUDE**2 * np.linalg.solve(curvature, seen.T @ log_error), REACH)
+    weights = np.asarray(np.linalg.solve(curvature, seen.T @ log_error), dtype=np.float64)
+    return _Process(known, AMPLITUDE**2 * weights, REACH)
