@@ -106,10 +106,12 @@ class Ready:
         """The tensors of the supernet that are read; where their numbers lie, and how often they were written to. What
         is written through `.data` does not count, and is not seen."""
         read: list[Tensor] = [held[key] for held, key in self._homes]
-        places: list[Any] = [tensor.data_ptr() for tensor in read]
-        if any(tensor.is_inference() for tensor in read):  # these count nothing: to be read anew
-            return read, [object()]
-        return read, places + [tensor._version for tensor in read]
+        moments: list[Any] = [tensor.data_ptr() for tensor in read]
+        try:
+            moments += [tensor._version for tensor in read]
+        except RuntimeError:  # made in inference mode, they count nothing: to be read anew
+            moments.append(object())
+        return read, moments
 
 
 def _identical(some: Sequence[object], others: Sequence[object]) -> bool:

@@ -259,6 +259,14 @@ def test_weights_that_are_kept_ready_follow_every_change(way, mode):
         assert torch.equal(after, supernet.subnet(ARCH)(x))
 
 
+def test_weights_that_count_no_changes_are_read_anew():
+    with torch.inference_mode():
+        supernet = randomize(Supernet(SMALL, CLASSES)).eval()
+        before = supernet(images(ARCH), ARCH)
+        supernet.stem["conv3s2"].conv1.conv.weight.mul_(1.5)
+        assert not torch.equal(supernet(images(ARCH), ARCH), before)
+
+
 def test_what_was_made_ready_in_inference_mode_does_not_stand_in_the_way_of_training():
     supernet = randomize(Supernet(SMALL, CLASSES)).eval()
     with torch.inference_mode():
