@@ -9,6 +9,9 @@ from math import ceil, prod
 from hw_models.target import MatrixEngine, VectorUnit
 from hw_models.workload import MATRIX_KINDS, Op, Workload
 
+LOOKUP_BITS = 8
+"""Widest elements for which a table of all values is practical."""
+
 REQUANTIZED_KINDS = frozenset({"scale", "elementwise", "copy"})
 """Ops whose integer operands have scales of their own and must be brought to that of the result."""
 
@@ -169,7 +172,10 @@ def vector_seconds(workload: Workload, op: Op, unit: VectorUnit) -> float:
     bits = max(workload.tensors[index].bits for index in (*op.inputs, *op.outputs))
     name = op.function if op.function in table else op.kind
     integer = all(workload.tensors[index].dtype.startswith("int") for index in (*op.inputs, *op.outputs))
-    cycles = table.get(f"{name}.int" if integer else name, table[name]) * ceil(bits / unit.lane_bits)
+    per_element = table.get(f"{name}.int" if integer else name, table[name])
+    if name == "activation" and bits > LOOKUP_BITS:
+        per_element = table.get("activation.wide", per_element)
+    cycles = per_element * ceil(bits / unit.lane_bits)
     if op.kind in REQUANTIZED_KINDS and workload.tensors[op.outputs[0]].dtype.startswith("int"):
         cycles += table["requantize"]
     rows = elements / op.extent * table.get("row", 0.0) if op.kind in ("norm", "softmax") else 0.0

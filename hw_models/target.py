@@ -101,6 +101,7 @@ class VectorUnit:
         elements, pooling counts window elements, others output elements. "operand" is per element of the second operand
         of a product of two activations, brought into the order of weights before the product starts. "gelu.int": of
         integers, where they take longer. "row": once for every row that softmax or a norm combines, 0 if not given.
+        "activation.wide": of elements too wide for a look-up table (`npu.LOOKUP_BITS`), where they take longer.
     fused: functions that the output path of the matrix engine applies at full rate, at no cost.
     """
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hw_models import Op, Tensor, Window, Workload, estimate_part, load_target
-from hw_models.npu import matrix_cycles, systolic_cycles
+from hw_models.npu import matrix_cycles, systolic_cycles, vector_seconds
 
 # (m output positions, n output channels, k reduction) of the layers.
 LAYERS = {
@@ -214,3 +214,13 @@ def test_weights_are_loaded_once_per_block() -> None:
     one = matrix_cycles(_linear(16, engine.columns, engine.rows), engine)
     assert one == 2 * 32  # the stream of 16 positions hides behind the load of its tile
     assert matrix_cycles(_linear(48, engine.columns, engine.rows), engine) == 3 * one
+
+
+@pytest.mark.parametrize(("dtype", "function", "cycles"), [("int8", "gelu", 2.0), ("int16", "gelu", 2 * 15.0)])
+def test_wide_activations_have_no_look_up_table(dtype: str, function: str, cycles: float) -> None:
+    unit = load_target("snapdragon_x_elite").vector
+    unit = replace(unit, cycles_per_element={**unit.cycles_per_element, "activation": 2.0, "activation.wide": 15.0})
+    tensors = (Tensor("x", (4096,), dtype), Tensor("y", (4096,), dtype))
+    op = Op("act", "act", "activation", (0,), (1,), reads=(4096,), function=function)
+    seconds = vector_seconds(Workload("one", tensors, (op,), (0,), (1,)), op, unit)
+    assert seconds == pytest.approx(4096 / unit.lanes * cycles / unit.clock_hz)
