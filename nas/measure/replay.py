@@ -84,7 +84,8 @@ def gpu_state() -> dict[str, Any]:
     uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
     command = ["nvidia-smi", f"--query-gpu={','.join(name for name, _, _ in _ASKED)}", "--format=csv,noheader,nounits"]
     if uuid is not None:
-        command += ["-i", f"GPU-{uuid}"]  # torch may see the GPUs in another order, or fewer of them
+        # torch may see the GPUs in another order, or fewer of them.
+        command += ["-i", f"GPU-{str(uuid).removeprefix('GPU-')}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -56,6 +56,18 @@ def test_the_interval_is_what_held_the_sources():
     assert known.upper(0.9) == pytest.approx(np.exp(0.8), rel=0.01)
 
 
+def test_a_target_without_a_board_starts_from_its_vendors_device():
+    known = transfer("npu_40tops", published_factors())
+    assert known is not None
+    assert kin("npu_40tops", known.sources)[0].startswith("Synaptics")  # a core of the same vendor
+    others = transfer("npu_40tops", [one for one in published_factors() if one.target != "sl1680"])
+    own = [one for one in published_factors() if one.target == "sl1680"]
+    assert others is not None
+    scale, without = (np.mean(prior.mean) for prior in (known.prior, others.prior))
+    nearer = np.mean([np.mean(list(one.log_factors.values())) for one in own])
+    assert abs(scale - nearer) < abs(without - nearer)
+
+
 def test_shipped_factors_can_be_read():
     devices = published_factors()
     assert len({one.target for one in devices}) >= 10
