@@ -19,7 +19,7 @@ Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 @dataclass
 class Table:
-    """Figures of what can stand at some places of the same kind: a part, or with one gene per stage a whole stage.
+    """Figures of the parts that can stand at some places of the same kind.
 
     values: numbers of values of the genes that decide, the digits of a code; its last digit says whether what comes in
     has 16 bits. lookup: code -> row of `rows`, -1 when not known yet.
