@@ -19,11 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.agreement import BENCHMARKS, PRECISIONS, Row, cross_validated, read_benchmark, roofline_s, spearman
+from benchmarks.agreement import (
+    BENCHMARKS,
+    PRECISIONS,
+    Figures,
+    Row,
+    cross_validated,
+    figures_of,
+    read_benchmark,
+    spearman,
+)
 from benchmarks.provenance import provenance
 from benchmarks.traced import traced
-from hw_models import Target, Workload, estimate, estimate_part, load_target
-from hw_models.families import network_units
+from hw_models import Target, Workload, estimate, load_target
 from hw_models.fit import TargetFit, fit_target
 from nas.bits import put_precision
 from nas.errors import UsageError
@@ -51,18 +59,16 @@ def study(file: str, rows: list[Row], cache: Path) -> dict[str, Any]:
     target = load_target(name)
     left_out: list[str] = []
     fitted = fit_rows(rows, PRECISIONS[precision], cache, target)
-    figures: list[tuple[float, ...]] = []
-    columns = []
+    figures: list[Figures] = []
+    times = []
     for row, workload in workloads(rows, PRECISIONS[precision], cache, left_out):
-        fitted_s, roofline = estimate(workload, fitted.target).latency_s, roofline_s(workload, target)
-        figures.append(
-            (row.seconds, fitted_s / row.batch, workload.macs / row.batch, workload.params, roofline / row.batch)
-        )
-        columns.append(network_units([estimate_part(workload, target)], target).by_column() / row.batch)
-        if len(figures) % 100 == 0:
-            print(f"{file}: {len(figures)} of {len(rows)}", flush=True)
-    published, after, roofline_times, macs, params = np.array(figures).T
-    predicted = np.array(columns).sum(axis=1)
+        figures.append(figures_of(workload, target, row.batch))
+        times.append((row.seconds, estimate(workload, fitted.target).latency_s / row.batch))
+        if len(times) % 100 == 0:
+            print(f"{file}: {len(times)} of {len(rows)}", flush=True)
+    published, after = np.array(times).T
+    columns = np.array([item.columns_s for item in figures])
+    predicted = columns.sum(axis=1)
     names = ("rho", "within_10", "within_25")
     others = np.arange(len(published)) % max(1, len(rows) // MEASURED) != 0
     return {
@@ -73,11 +79,11 @@ def study(file: str, rows: list[Row], cache: Path) -> dict[str, Any]:
         "rows": len(rows),
         "models": len(published),
         **_agreement(predicted, published),
-        "rho_macs": spearman(macs, published),
-        "rho_params": spearman(params, published),
-        "rho_roofline": spearman(roofline_times, published),
+        "rho_macs": spearman(np.array([item.macs for item in figures]), published),
+        "rho_params": spearman(np.array([item.params for item in figures]), published),
+        "rho_roofline": spearman(np.array([item.roofline_s for item in figures]), published),
         "ratio": float(np.median(predicted / published)),
-        "families": dict(zip(names, cross_validated(np.array(columns), published), strict=True)),
+        "families": dict(zip(names, cross_validated(columns, published), strict=True)),
         "fitted": _agreement(after[others], published[others]),
         "values": {item.parameter.key: (item.parameter.prior, item.value, item.verdict) for item in fitted.fitted},
         "sources": _guesses(target),
