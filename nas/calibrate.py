@@ -66,7 +66,7 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
         prior = known.prior if known is not None else FactorPrior.of_cost_model()
         narrator.say(f"fitting {len(records)} measurements of {target.name}")
         calibration, predictor = measured_calibration(target.name, _about(records), samples, prior)
-        report = scores(records, samples, predictor)
+        report = scores(records, samples, predictor, prior)
         return Outcome(calibrations.put(calibration, report), report)
 
 
@@ -83,7 +83,8 @@ def _too_few(
     if known is None:
         narrator.warn(f"{have}, and no other {target.name}-like device is known: its latency stays the cost model's")
         return Outcome(None, report | {"about": f"{have}: uncalibrated, as the cost model predicts"})
-    narrator.warn(f"{have}: they are not used; family factors of other devices scale the cost model instead")
+    unused = "they are not used; " if count else ""
+    narrator.warn(f"{have}: {unused}family factors of other devices scale the cost model instead")
     calibration: Calibration = transferred_calibration(target.name, known)
     stored = calibrations.put(calibration, report)
     return Outcome(stored, report | {"about": calibration.about, "interval_factor": float(np.exp(known.log_spread))})
@@ -159,7 +160,9 @@ def _about(records: Sequence[Measurement]) -> str:
     return f"{len(records) - networks} blocks and {networks} networks measured with {_software(records[0])}"
 
 
-def scores(records: Sequence[Measurement], samples: Samples, predictor: Predictor) -> dict[str, Any]:
+def scores(
+    records: Sequence[Measurement], samples: Samples, predictor: Predictor, prior: FactorPrior
+) -> dict[str, Any]:
     """How well predictions agree with measurements that they were made without."""
     errors = predictor.log_errors
     within = np.abs(predictor.held_out_s / samples.measured_s - 1) <= AGREEMENT
@@ -169,7 +172,7 @@ def scores(records: Sequence[Measurement], samples: Samples, predictor: Predicto
         "samples": len(records),
         "about": _about(records),
         "model": str(predictor.choice),
-        "model_in_words": in_words(predictor.choice),
+        "model_in_words": in_words(predictor.choice, prior),
         "spearman": spearman(predictor.held_out_s, samples.measured_s),
         "within_10_percent": float(within.mean()),
         "mean_absolute_log_error": float(np.abs(errors).mean()),
@@ -191,7 +194,7 @@ def scores(records: Sequence[Measurement], samples: Samples, predictor: Predicto
 
 BASES = {
     "plain": "the cost model at this device's speed",
-    "scale": "what was believed before, at this device's speed",
+    "scale": "what other devices of its kind suggest, at this device's speed",
     "factors": "one factor per family of kernels",
     "mixture": "a mixture of the families' times",
     "powers": "other devices' latencies",
@@ -201,21 +204,26 @@ RESIDUALS = {
     "gp": "with a correction learned from similar kernels",
     "boosting": "with a correction by decision trees over a kernel's sizes",
 }
-"""Parts of a predictor -> in words. Believed before: the cost model, corrected as measured devices of its kind were."""
+"""Parts of a predictor -> in words."""
 
 
-def in_words(choice: Choice) -> str:
+def in_words(choice: Choice, prior: FactorPrior) -> str:
     """The parts of a predictor with their weights, for a person."""
+    bases = BASES if prior.mean.any() else BASES | {"scale": BASES["plain"]}
     parts = [
-        f"{weight:.0%} {BASES[recipe.base]}" + (f" {RESIDUALS[recipe.residual.name]}" if recipe.residual else "")
+        f"{weight:.0%} {bases[recipe.base]}" + (f" {RESIDUALS[recipe.residual.name]}" if recipe.residual else "")
         for weight, recipe in zip(choice.weights, choice.recipes, strict=True)
     ]
     return " + ".join(parts)
 
 
 def _named(record: Measurement) -> dict[str, Any]:
-    described = record.described().get("arguments", {}) if record.kind == "block" else {}
-    name = f"{described.get('mixer', '')}{described.get('kernel') or ''}" or record.subject
+    name = record.subject
+    if record.kind == "block":
+        described = record.described()
+        arguments = described["arguments"]
+        mixer = arguments.get("mixer")
+        name = f"{mixer}{arguments.get('kernel') or ''}" if mixer else described["part"]
     return {"subject": record.subject, "name": name, "input_size": record.input_size, "precision": record.precision}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from nas.errors import UsageError
 from nas.latency import calibrated
 from nas.measure.design import part_pool
 from nas.measure.records import MeasurementStore
+from nas.measure.wanted import read_wanted
 from nas.population import PopulationCost, genes_of
 from nas.problem import pose
 from nas.progress import Narrator
@@ -29,7 +31,7 @@ from nas.search import run_search
 from nas.spec import to_toml
 from nas.store import Store
 from nas.subjects import part_subject
-from nas.suggest import least_sure, suggest_measurements, suggestion_csv
+from nas.suggest import least_sure, suggest_measurements, suggestion_csv, suggestion_text
 from search_spaces import load_space
 from search_spaces.parts import network_parts
 
@@ -94,6 +96,9 @@ def test_what_was_learned_is_reported(folder, records):
     text = calibration_text(outcome)
     for words in ("held out: Spearman", "16 blocks and 0 networks measured with made up 1", "the worst fifth"):
         assert words in text
+    parts = re.findall(r"(\d+)% (?:the cost model|what other devices|one factor|a mixture)", text)
+    assert sum(map(int, parts)) == 100  # what predicts, in plain words
+    assert all(row["name"][0].isalpha() for row in report["worst"])
     json.dumps(report)
 
 
@@ -217,6 +222,13 @@ def test_suggestions_are_new_and_can_be_taken_in(folder, tmp_path, records):
     table = tmp_path / "next.csv"
     table.write_text(suggestion_csv([row | {"latency_ms": 1.0} for row in rows]))
     assert [record.subject for record in read_measurements(table, TARGET)] == [r["model"] for r in rows]
+    assert [(subject.name, precision) for subject, precision in read_wanted(table)] == [
+        (r["model"], "w8a8") for r in rows
+    ]
+    said = suggestion_text(rows, "my_npu.toml", table, " --dir here")
+    assert f"Next: nas measure plan --from {table} --target my_npu.toml" in said
+    assert f"nas measure --device cpu --from {table} --target my_npu.toml --dir here" in said
+    assert "--csv next.csv" in suggestion_text(rows, TARGET)
     with pytest.raises(UsageError, match="at least 1"):
         suggest_measurements(TARGET, 0, folder, None)
 
