@@ -1,6 +1,6 @@
 """How well shared weights order networks, and what in the supernet's training helps: one ranking study per variant.
 
-    python -m benchmarks.ranking --dir FOLDER --out studies/results
+    python -m benchmarks.ranking --data IMAGES --dir FOLDER --out studies/results
 
 Every variant is compared with the same networks, each trained alone once. Writes ranking.json, ranking.md and
 ranking.png after each variant. Interrupt it whenever you like: the same command goes on.
@@ -23,63 +23,72 @@ from nas.progress import Narrator
 from nas.rank import Ranking, run_rank
 from nas.rank_report import rank_picture, rank_table
 from nas.search import train_for
-from nas.spec import StudySpec, override
+from nas.spec import StudySpec, load_spec, override
 from nas.workers import one_thread
 
-SETTINGS: dict[str, Any] = {
-    "space.choices": {"resolution": [24], "norm": ["batchnorm"], "activation": ["relu"]},
-    "data.source": "procedural:classes=12,size=24,train=6000,val=2000,contrast=48,noise=16",
-    "train.steps": 150,
-    "train.single_path_share": 0.0,
-    "evaluate.search_images": 1000,
-}
+SINGLE_PATH = {"train.single_path_share": 1.0, "train.single_path_sizes": "random", "train.steps": 6000}
+LARGEST_FIRST = {"train.single_path_share": 0.85, "train.single_path_sizes": "largest", "train.steps": 2000}
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sandwich": ("largest, smallest and two random networks a step, in-place distillation, fair mixers", {}),
-    "no distillation": ("the same without in-place distillation", {"train.distillation": "none"}),
-    "single path": (
-        "one network of random sizes a step, four times the steps",
-        {"train.single_path_share": 1.0, "train.single_path_sizes": "random", "train.steps": 600},
+    "single path": ("one network of random sizes a step", SINGLE_PATH),
+    "largest first": ("the largest alone in 85 percent of the steps, then the sandwich", LARGEST_FIRST),
+    "single path, then sandwich": (
+        "one network of random sizes a step; the sandwich in the last tenth of the steps",
+        SINGLE_PATH | {"train.single_path_share": 0.9, "train.steps": 5000},
     ),
-    "largest first": (
-        "85 percent of the steps the largest alone, then the sandwich; as many network passes",
-        {"train.single_path_share": 0.85, "train.steps": 414},
-    ),
-    "unfair": ("mixers drawn, not dealt", {"train.fairness": False}),
-    "alpha": ("alpha-divergence in place of KL", {"train.distillation": "alpha"}),
-    "sandwich twice": ("the first with twice the steps", {"train.steps": 300}),
-    "largest first, long": (
-        "the fourth with four times the steps",
-        {"train.single_path_share": 0.85, "train.steps": 1656},
-    ),
-    "single path, long": (
-        "the third with four times the steps",
-        {"train.single_path_share": 1.0, "train.single_path_sizes": "random", "train.steps": 2400},
-    ),
+    "sandwich": ("largest, smallest and two random networks a step", {"train.single_path_share": 0.0}),
+    "no distillation": ("largest first, no in-place distillation", LARGEST_FIRST | {"train.distillation": "none"}),
+    "alpha": ("largest first, alpha-divergence in place of KL", LARGEST_FIRST | {"train.distillation": "alpha"}),
+    "unfair": ("single path, mixers drawn, not dealt", SINGLE_PATH | {"train.fairness": False}),
+    "ema": ("single path, the moving average of the weights is kept", SINGLE_PATH | {"train.ema": 0.99}),
+    "drop path": ("single path, residual branches left out", SINGLE_PATH | {"train.drop_path": 0.1}),
+    "mixup": ("single path, images mixed", SINGLE_PATH | {"train.mixup": 0.2}),
 }
+"""Name -> what it is, and the settings that make it. `--variants 'ema:9000'` gives one other steps."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="images32", help="study whose space, images and training are the base")
+    parser.add_argument("--data", help="images, as `nas search --data` takes them")
     parser.add_argument("--dir", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     parser.add_argument("--count", type=int, default=32, help="networks")
-    parser.add_argument("--steps", type=int, default=150, help="steps of each network alone")
-    parser.add_argument("--variants", default=";".join(VARIANTS), help="names, separated by semicolons")
+    parser.add_argument("--draw", type=int, default=1, help="seed of their draw")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each network alone")
+    parser.add_argument("--val-images", type=int, default=4000, help="validation images that score them")
+    parser.add_argument("--search-images", type=int, default=5000, help="search images that score shared weights")
+    parser.add_argument(
+        "--variants",
+        default="single path;largest first;single path, then sandwich",
+        help="names, separated by semicolons",
+    )
     args = parser.parse_args()
+    images = {"data.source": args.data} if args.data else {}
+    base = override(load_spec(args.config)[1], images | {"evaluate.search_images": args.search_images})
 
     rows: list[dict[str, Any]] = []
     first: Ranking | None = None
-    for name in args.variants.split(";"):
+    for words in args.variants.split(";"):
+        name, _, steps = words.partition(":")
         what, settings = VARIANTS[name]
-        spec = override(StudySpec(), SETTINGS | settings)
-        ranking = run_rank(spec, args.dir, count=args.count, steps=args.steps, narrator=Narrator())
+        spec = override(base, settings | ({"train.steps": int(steps)} if steps else {}))
+        ranking = run_rank(
+            spec,
+            args.dir,
+            count=args.count,
+            seed=args.draw,
+            steps=args.steps,
+            val_images=args.val_images,
+            narrator=Narrator(),
+        )
         first = first or ranking
         rows.append(
             {"variant": name, "what": what, **_row(ranking, first), "inherited": _inherited(spec, ranking, args)}
         )
+        study = {"config": args.config, "data": first.data, "draw": args.draw}
         described = {key: value for key, value in first.to_dict().items() if key != "folder"}
-        result = {**provenance(), "settings": SETTINGS, "variants": rows, "first": described}
+        result = {**provenance(), "study": study, "variants": rows, "first": described}
         result["by_early_mixer"] = _by_early_mixer(first)
         write_whole(args.out / "ranking.json", json.dumps(result, indent=1) + "\n")
         write_whole(args.out / "ranking.md", _markdown(result, rows, first))
@@ -143,7 +152,9 @@ def _markdown(result: dict[str, Any], rows: list[dict[str, Any]], first: Ranking
         "",
         *(f"- {key}: {result[key]}" for key in ("commit", "date", "machine", "versions", "command")),
     ]
-    lines += ["", f"Settings: `{json.dumps(SETTINGS)}`; the rest is default.", "", f"## {rows[0]['variant']}", ""]
+    study = result["study"]
+    lines += [f"- study: {study['config']}, images of {study['data']}, draw {study['draw']}"]
+    lines += ["", f"## {rows[0]['variant']}", ""]
     lines += [rank_table(first), "", "![scatter](ranking.png)", "", "## Variants of the supernet's training", ""]
     lines += [
         "The same networks, trained alone once. Difference: tau minus that of the first, on the same resamples. "
