@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu_latency --out studies/results
 
-Blocks and networks are those of the measurement packs epyc_zen5_core (150 blocks of the space metaformer, in fp32 and
+Blocks and networks are those of the measurement packs epyc_zen5_core (150 blocks, see benchmarks/cpu_pack.py, in fp32 and
 int8) and epyc_zen5_core_networks (timm networks and networks of the space, none of which was used to choose a block, a
 target value or a setting of the predictor). The predictor is fitted to the blocks of one precision at a time, and, as a
 stricter reading of "at most 150 measurements", to 75 of them in both precisions. A prediction counts as near when it
@@ -34,9 +34,9 @@ Array = NDArray[np.float64]
 
 TARGET, BLOCKS, NETWORKS = "epyc_zen5_core", "epyc_zen5_core", "epyc_zen5_core_networks"
 LIMITS = (
-    "the packs were measured on a machine with other work; some networks have no int8 time; probably the most: "
-    "the cost model counts what it fuses (GELU, hard swish) as free, while ONNX Runtime fuses ReLU alone and leaves "
-    "integers for the rest; timm networks hold kernels that no block of the space has (squeeze-excitation, shuffles)"
+    "one machine; these networks were looked at once before, in fp32 alone, and what was changed after that was set by "
+    "profiles of single convolutions, not by their times; timm networks hold kernels that few blocks have (convolutions "
+    "of large maps with few channels, concatenations, groups)"
 )
 
 MOST = 150

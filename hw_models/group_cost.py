@@ -79,11 +79,13 @@ def group_dram_s(group: GroupCost, share: float, target: Target) -> float:
 
 def group_seconds(group: GroupCost, share: float, target: Target) -> float:
     """Time of a group with `share` of the weights streamed: the larger of computing and transfer, which overlap, but
-    for the weights that a core waits for.
+    for what a core waits for.
     """
     compute_s = max(group.matrix_s, group.vector_s, group.onchip_s)
     if target.runtime.one_core:
-        compute_s = max(compute_s, dram_seconds(group.dram_activation_bytes, target))
+        passing_s = dram_seconds(group.dram_activation_bytes, target)
+        # A product waits for maps that do not lie near; the cycles of a pass over memory hold its waiting.
+        compute_s = compute_s + passing_s if group.matrix_s else max(compute_s, passing_s)
         return compute_s + dram_seconds(share * group.dram_weight_bytes, target) + group.launch_s
     return max(compute_s, group_dram_s(group, share, target)) + group.launch_s
 

@@ -199,7 +199,7 @@ class Runtime:
         "all" in `joins` for every pointwise op.
     own_layout: whether convolutions take maps in a layout of their own, to and from which they are copied.
     one_core: whether matrix and vector work are done by the same core, one after the other, which also waits for
-        weights that are streamed.
+        what comes from dram.
     depthwise_start_cycles: of a depthwise convolution, for each vector of channels of each position.
     integer_tap_cycles: of any wider than 1x1 in integers, for each tap of each position, whatever its channels.
         integer_ragged: how much longer a depthwise one takes when its channels do not fill vectors.
