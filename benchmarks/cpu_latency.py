@@ -2,11 +2,11 @@
 
     python -m benchmarks.cpu_latency --out studies/results
 
-Blocks and networks are those of the measurement packs epyc_zen5_core (150 blocks, see benchmarks/cpu_pack.py, in fp32 and
-int8) and epyc_zen5_core_networks (timm networks and networks of the space, none of which was used to choose a block, a
-target value or a setting of the predictor). The predictor is fitted to the blocks of one precision at a time, and, as a
-stricter reading of "at most 150 measurements", to 75 of them in both precisions. A prediction counts as near when it
-lies within 10 percent of the measured latency, or within the spread of its repeats where that is wider.
+Blocks and networks are those of the measurement packs epyc_zen5_core (150 blocks, see benchmarks/cpu_pack.py, in fp32
+and int8) and epyc_zen5_core_networks (timm networks and networks of the space, by none of whose times a block, a target
+value or a setting of the predictor was chosen). The predictor is fitted to the blocks of one precision at a time, and,
+as a stricter reading of "at most 150 measurements", to 75 of them in both precisions. A prediction counts as near when
+it lies within 10 percent of the measured latency, or within the spread of its repeats where that is wider.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Array = NDArray[np.float64]
 TARGET, BLOCKS, NETWORKS = "epyc_zen5_core", "epyc_zen5_core", "epyc_zen5_core_networks"
 LIMITS = (
     "one machine; these networks were looked at once before, in fp32 alone, and what was changed after that was set by "
-    "profiles of single convolutions, not by their times; timm networks hold kernels that few blocks have (convolutions "
-    "of large maps with few channels, concatenations, groups)"
+    "profiles of single convolutions, not by their times; timm networks hold kernels that few blocks have: "
+    "convolutions of large maps with few channels, concatenations, groups"
 )
 
 MOST = 150
