@@ -118,11 +118,14 @@ def combine(
 
 
 def streamed_share(weight_bytes: float, target: Target) -> float:
-    """Share of a network's weights that comes from dram in every inference."""
-    capacity = target.memory.resident_weight_bytes
+    """Share of a network's weights that comes from dram in every inference; `Memory.residency` says by which rule."""
+    memory = target.memory
+    capacity = memory.resident_weight_bytes
+    if memory.residency == "nested" and memory.onchip_bytes < weight_bytes <= capacity:
+        return memory.cached_share * (1.0 - memory.onchip_bytes / weight_bytes)
     if weight_bytes <= capacity:
         return 0.0
-    return 1.0 if target.memory.residency == "whole" else 1.0 - capacity / weight_bytes
+    return 1.0 - capacity / weight_bytes if memory.residency == "partial" else 1.0
 
 
 def network_overhead_s(host_bytes: float, target: Target) -> float:

@@ -136,8 +136,7 @@ def _group_cost(
             product_s = stripes * matrix_seconds(_of_stripe(op, factor / stripes), target.matrix, precision)
             operand_s += factor * operand_seconds(op, target.vector)
             integer = workload.tensors[op.outputs[0]].dtype.startswith("int")
-            weight_bytes = sum(workload.tensors[index].size_bytes for index in op.weights)
-            beyond_s = library_seconds(op, target.matrix, target.runtime, product_s, weight_bytes, integer=integer)
+            beyond_s = library_seconds(op, target.matrix, target.runtime, product_s, integer=integer)
             matrix_s += product_s + beyond_s
             rate = target.matrix.rates.get(precision, min(target.matrix.rates.values()))
             ideal_s += op.macs / (target.matrix.peak_macs_per_s * rate)

@@ -1,5 +1,5 @@
-"""What a library's matrix kernels take besides their multiply-accumulates: starting vectors, gathering taps, waiting
-for weights.
+"""What a library's matrix kernels take besides their multiply-accumulates: starting vectors, gathering taps, working
+on zeros.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ BLOCKS_AT_ONCE = 4
 """Blocks of output channels that a kernel of the blocked layout computes for each load of its input."""
 
 
-def library_seconds(
-    op: Op, engine: MatrixEngine, runtime: Runtime, product_s: float, weight_bytes: int = 0, *, integer: bool
-) -> float:
+def library_seconds(op: Op, engine: MatrixEngine, runtime: Runtime, product_s: float, *, integer: bool) -> float:
     """Seconds beyond `product_s`, that of `npu.matrix_seconds`, as `Runtime` has them; 0.0 where none of it is."""
     if op.gemm is None:
         return 0.0
@@ -29,10 +27,9 @@ def library_seconds(
         cycles += _depthwise_cycles(op, engine, runtime, lanes, integer=integer)
     elif op.window is not None and prod(op.window.kernel) > 1:
         cycles += _gather_cycles(op, runtime, lanes, integer=integer)
-    waiting_s = weight_bytes / runtime.weight_bytes_per_s if runtime.weight_bytes_per_s else 0.0
     blocked = runtime.own_layout and not integer and op.kind == "conv" and groups == 1
     padding_s = product_s * _padding(op, runtime, lanes) if blocked else 0.0
-    return cycles / engine.clock_hz + waiting_s + padding_s
+    return cycles / engine.clock_hz + padding_s
 
 
 def _padding(op: Op, runtime: Runtime, lanes: int) -> float:

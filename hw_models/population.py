@@ -179,9 +179,13 @@ def _fits(peak: Array, weight_bytes: Array, step_bytes: Array, target: Target) -
 
 def _streamed_share(weight_bytes: Array, target: Target) -> Array | None:
     """None when no weights can stay on chip: all are streamed."""
-    capacity = target.memory.resident_weight_bytes
+    memory = target.memory
+    capacity = memory.resident_weight_bytes
     if not capacity:
         return None
-    whole = target.memory.residency == "whole"
-    excess = np.ones_like(weight_bytes) if whole else 1.0 - capacity / np.maximum(weight_bytes, capacity)
-    return np.where(weight_bytes <= capacity, 0.0, excess)
+    partial = memory.residency == "partial"
+    excess = 1.0 - capacity / np.maximum(weight_bytes, capacity) if partial else np.ones_like(weight_bytes)
+    near = np.zeros_like(weight_bytes)
+    if memory.residency == "nested":
+        near = memory.cached_share * (1.0 - memory.onchip_bytes / np.maximum(weight_bytes, memory.onchip_bytes))
+    return np.where(weight_bytes <= capacity, near, excess)

@@ -127,7 +127,9 @@ class Memory:
         that of the memory. Runs and streams concern targets that compute in blocks (`MatrixEngine.accumulator_bytes`).
     resident_weight_bytes: on-chip bytes that may hold weights from one inference to the next; 0 when weights
         are always streamed. residency: "whole" when a network that does not fit is streamed entirely,
-        "partial" when only the excess is. spill: whether activations may go to dram.
+        "partial" when only the excess is, "nested" when resident weights beyond the on-chip bytes lie in a cache behind
+        them. cached_share: with "nested", of the time in dram that a weight in that cache takes. spill: whether
+        activations may go to dram.
     weight_compression: number format ("int8") -> bytes moved from dram for a byte of such weights, which are unpacked
         on the way in; 1 for all others.
     """
@@ -141,7 +143,8 @@ class Memory:
     run_elements: Mapping[str, float] = _table(low=1, high=1e5)
     stream_bytes_per_s: Mapping[str, float] = _table(above=0, high=1e16)
     resident_weight_bytes: int = _value(low=0, high=1e12)
-    residency: str = _value(choices=("whole", "partial"))
+    residency: str = _value(choices=("whole", "partial", "nested"))
+    cached_share: float = _value(low=0, high=1)
     dram_bytes: int = _value(low=0, high=1e14)
     dram_bytes_per_s: float = _value(above=0, high=1e15)
     dram_efficiency: float = _value(above=0, high=1)
@@ -209,7 +212,6 @@ class Runtime:
     requantize_cycles: of an integer product, for each vector of its outputs.
     partial_blocks: share of a block's time that a float convolution in the own layout loses when its blocks of output
         channels are not whole fours.
-    weight_bytes_per_s: at which weights reach a core that waits for them, besides computing; 0 when they come in time.
     rereads: whether the matrix engine reads its input from on-chip memory again for every tile of output channels;
         false where registers and the nearest cache hold a block of it.
     """
@@ -226,7 +228,6 @@ class Runtime:
     integer_gather_cycles: float = _value(low=0, high=1e4)
     requantize_cycles: float = _value(low=0, high=1e4)
     partial_blocks: float = _value(low=0, high=10)
-    weight_bytes_per_s: float = _value(low=0, high=1e15)
     rereads: bool = _value()
 
 

@@ -24,6 +24,7 @@ def _targets() -> list[Target]:
         base,
         replace(base, memory=memory, overhead=link),
         replace(base, memory=replace(memory, residency="partial")),
+        replace(base, memory=replace(memory, residency="nested", onchip_bytes=50_000, cached_share=0.4)),
     ]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hw_models import Workload, estimate, estimate_part, load_target
+from hw_models.estimate import streamed_share
 from hw_models.fusion import fuse
 from hw_models.library import library_seconds
 from hw_models.lowering import lower
@@ -105,6 +106,17 @@ def test_ragged_depthwise_kernels_are_slower_in_integers_only() -> None:
     assert seconds(24, "fp32") == pytest.approx(seconds(32, "fp32"))
     op = _chain(nn.Conv2d(32, 32, 3, groups=32)).ops[1]
     assert library_seconds(op, NPU.matrix, NPU.runtime, 1e-6, integer=True) == 0.0
+
+
+def test_weights_that_lie_behind_the_chip_are_waited_for_in_steps() -> None:
+    near, capacity = CORE.memory.onchip_bytes, CORE.memory.resident_weight_bytes
+    sizes = [near // 2, near, 2 * near, capacity, capacity + 1, 4 * capacity]
+    shares = [streamed_share(size, CORE) for size in sizes]
+    assert shares == sorted(shares)
+    assert shares[0] == shares[1] == 0.0
+    assert shares[2] == pytest.approx(CORE.memory.cached_share / 2)
+    assert shares[3] < CORE.memory.cached_share
+    assert shares[4] == shares[5] == 1.0
 
 
 def test_float_convolutions_work_on_padded_channels() -> None:
