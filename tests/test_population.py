@@ -29,7 +29,7 @@ def _targets() -> list[Target]:
 
 
 @pytest.mark.parametrize("granularity", ["stage", "block"])
-@pytest.mark.parametrize("target", _targets(), ids=["limited", "streamed", "resident", "partial"])
+@pytest.mark.parametrize("target", _targets(), ids=["limited", "streamed", "resident", "partial", "nested"])
 def test_equals_the_single_network_path(granularity: str, target: Target) -> None:
     space = load_space("metaformer", granularity=granularity, choices={"resolution": [32, 48], "expansion": [2.0, 3.0]})
     rng = np.random.default_rng(3)
