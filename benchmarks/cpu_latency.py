@@ -35,8 +35,8 @@ Array = NDArray[np.float64]
 TARGET, BLOCKS, NETWORKS = "epyc_zen5_core", "epyc_zen5_core", "epyc_zen5_core_networks"
 LIMITS = (
     "one machine; these networks were looked at once before, in fp32 alone, and what was changed after that was set by "
-    "profiles of single convolutions, not by their times; timm networks hold kernels that few blocks have: "
-    "convolutions of large maps with few channels, concatenations, groups"
+    "profiles of single convolutions and by how far the smallest networks were overpredicted; timm networks hold "
+    "kernels that few blocks have: convolutions of large maps with few channels, concatenations, groups"
 )
 
 MOST = 150
