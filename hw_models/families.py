@@ -78,11 +78,6 @@ def network_units(parts: Sequence[PartCost], target: Target) -> Units:
     return join_units([*units, _plain(NETWORK, network_overhead_s(host_bytes, target))])
 
 
-def block_units(part: PartCost) -> Units:
-    """A block measured by itself: as a network of one part."""
-    return network_units([part], part.target)
-
-
 def part_units(part: PartCost, share: float) -> Units:
     """A part of a network, a share of whose weights is streamed, launches included."""
     rows = [_unit(group, part.target, share) for group in part.groups]

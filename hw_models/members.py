@@ -104,8 +104,10 @@ def fit_member(recipe: Recipe, samples: Samples, prior: FactorPrior, factors: Ar
         if factors is None:
             factors, _ = fit_factors(samples.columns_s, samples.measured_s, prior, recipe.strength)
         weights = factors
-    else:
+    elif recipe.base == "mixture":
         weights, extras = _mixture(recipe.strength, samples, prior)
+    else:
+        raise ValueError(f"unknown base {recipe.base!r} of a recipe")
     member = Additive(weights, extras)
     if recipe.residual is None:
         return member

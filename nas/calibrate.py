@@ -25,7 +25,7 @@ from nas.bits import costed_precision, put_precision
 from nas.calibrations import CalibrationStore, Stored
 from nas.correlation import spearman
 from nas.errors import UsageError
-from nas.measure.jobs import CHAIN
+from nas.measure.jobs import CHAIN, is_chained
 from nas.measure.records import MeasurementStore
 from nas.problem import find_target
 from nas.progress import Narrator
@@ -145,14 +145,15 @@ def _check_software(records: Sequence[Measurement], url: str) -> None:
 
 
 def record_units(record: Measurement, target: Target) -> Units:
-    """What was measured, as pieces of predicted time. A block was timed inside a chain: without a network's start, and
-    with the weights of the chain beside its own.
+    """What was measured, as pieces of predicted time. A block was timed without a network's start, and, if it can be
+    chained, with the weights of the chain beside its own.
     """
     workload = put_precision(measured_workload(record), costed_precision(record.precision))
     if record.kind == "network":
         return network_units([estimate_part(workload, target)], target)
     part = estimate_part(workload, target, (False, False))
-    return part_units(part, streamed_share(CHAIN * part.weight_bytes, target))
+    copies = CHAIN if is_chained(record.described()) else 1
+    return part_units(part, streamed_share(copies * part.weight_bytes, target))
 
 
 def _about(records: Sequence[Measurement]) -> str:

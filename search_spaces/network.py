@@ -59,9 +59,8 @@ class MetaFormerBlock(nn.Module):
         family: Any = MIXERS[mixer]
         if kernel not in family.kernels:
             raise ValueError(f"{mixer} has kernels {family.kernels}, but got {kernel}")
-        hidden = (
-            expansion if family.replaces_block or family.expands else 1.0
-        )  # of what does not depend on it one is made
+        # mixers that do not depend on the expansion are made once
+        hidden = expansion if family.replaces_block or family.expands else 1.0
         self.token_mixer: Any = build(
             "token_mixer", _token_mixer, family, dim, kernel, hidden, role_width, activation, gate, size
         )

@@ -92,7 +92,8 @@ def test_formats_of_a_policy(workload: Workload) -> None:
         "conv.weight": "int4",
         "conv.bias": "int32",
         "conv": "int8",
-        "product": "int16",
+        "product.transpose": "int8",
+        "product.matmul": "int16",
     }
     assert _dtypes(put_precision(workload, "w4a8", input_bits=16))["input"] == "int16"
     assert workload.tensors[0].dtype == ""

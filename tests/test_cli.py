@@ -285,7 +285,7 @@ def test_dashboard_serves_the_study(folder):
     finally:
         stop.cancel()
         server.send_signal(2)
-        server.communicate(timeout=30)
+        server.communicate(timeout=90)
     assert server.returncode == 130
 
 

@@ -75,7 +75,7 @@ def test_the_file_predicts_what_was_measured(table: Path, tmp_path: Path) -> Non
             "target,model,input_size,precision,latency_ms\na,resnet18,224,w8a8,1\nb,resnet18,224,w8a8,1\n",
             r"several targets \(a, b\)",
         ),
-        ("", r"missing column"),
+        ("", r"line 1 is empty; a table needs model, input_size, precision"),
     ],
 )
 def test_bad_tables_are_one_clear_line(content: str, message: str, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def run_measuring(
             f"{on.runtime} on this device times {', '.join(on.precisions)}, not {unknown[0]}: figures for it must come "
             "from a device with such kernels (`nas measure import`)"
         )
+    if wanted is not None and precisions and not (budget or networks or models):
+        raise UsageError("--precision goes without --from: its lines say in which precision each block is wanted")
     if budget is None:
         budget = 0 if models or networks or wanted is not None else DEFAULT_BUDGET
     pairs = read_wanted(wanted) if wanted is not None else []

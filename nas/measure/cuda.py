@@ -91,15 +91,17 @@ def cuda_target() -> str:
 
 @contextmanager
 def tuned_libraries() -> Iterator[None]:
-    """While it is held, cuDNN tries its algorithms and keeps the fastest, and Triton multiplies and adds in one step
-    without a warning that a later version will not.
+    """While it is held, cuDNN tries its algorithms and keeps the fastest, and fp32 is computed in 32 bits (no TF32).
+    From then on Triton multiplies and adds in one step, without a warning that a later version will not.
     """
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def on_gpu(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -123,6 +125,8 @@ class _Compiled:
         for seed in range(graph.copies):
             module, shape = graph.subject.build()
             modules.append(randomize_(module, seed))
+        if graph.led:
+            modules.insert(0, randomize_(nn.Conv2d(shape[1], shape[1], 1), graph.copies))
         chain = on_gpu(nn.Sequential(*modules), dtype)
         if graph.precision == "w8a8":
             quantize_(chain)

@@ -115,6 +115,8 @@ def measure_gap(
     name = target or cuda.cuda_target()
     described = known_target(name)
     subjects = blocks_with_kernel(space, preset, described, budget, precision, seed)
+    if not subjects:
+        raise UsageError(f"no block of {space}/{preset} has a fused kernel; see docs/measuring.md for which have")
     rows, left_out, rng = [], {}, np.random.default_rng(seed)
     with cuda.tuned_libraries(), narrator.bar("blocks") as update:
         for number, subject in enumerate(subjects):
@@ -164,7 +166,12 @@ def _one(subject: Subject, target: Target, precision: str, batch: int, rng: np.r
     def seconds_of(candidate: FusedBlock) -> float:
         return float(np.median(Replay(candidate, image).times_s(20)))
 
-    tune(fused, seconds_of)
+    try:
+        tune(fused, seconds_of)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as failure:  # Triton's compiler raises what it likes
+        raise _Left(f"its fused kernel: {str(failure) or type(failure).__name__}") from failure
     error = largest_error(fused, block, image)
     if not error <= TOLERANCES[precision]:
         raise NasError(
@@ -174,7 +181,13 @@ def _one(subject: Subject, target: Target, precision: str, batch: int, rng: np.r
     runs: dict[str, Callable[[Tensor], Tensor]] = {
         "eager": block, "compiled": torch.compile(block, dynamic=False), "fused": fused
     }  # fmt: skip
-    slices = time_in_turns([Replay(runs[way], image) for way in WAYS], rng).seconds
+    try:
+        replays = [Replay(runs[way], image) for way in WAYS]
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as failure:  # so does torch's
+        raise _Left(str(failure) or type(failure).__name__) from failure
+    slices = time_in_turns(replays, rng).seconds
     return gap_row(subject, target, precision, batch, slices, error, str(fused.tile))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from nas.interrupt import deferred_interrupt
 from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, known_target, space_of, target_name
 from nas.measure.design import draw_networks
 from nas.measure.graphs import write_graph
-from nas.measure.jobs import CHAIN
+from nas.measure.jobs import CHAIN, is_chained
 from nas.measure.wanted import read_wanted
 from nas.progress import Narrator
 from nas.subjects import Subject, architecture_subject, named_subject
@@ -114,7 +115,7 @@ def _suggested(table: Path, blocks: int | None, precision: str | None) -> list[t
 
 def is_chainable(subject: Subject) -> bool:
     """Whether several copies of a part fit one behind the other: only then a board can tell its time from the rest."""
-    return '"part":"MetaFormerBlock"' in subject.description
+    return subject.kind == "block" and is_chained(json.loads(subject.description))
 
 
 def _lines(subject: Subject, precision: str) -> list[_Line]:

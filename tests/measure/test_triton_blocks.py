@@ -137,7 +137,7 @@ def _block(mixer: str = "dwconv", kernel: int = 3, dim: int = 16, **more: object
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"mixer": "mhsa", "kernel": 0, "dim": 32}, "no fused kernel for the token mixer MHSA|no fused kernel"),
+        ({"mixer": "mhsa", "kernel": 0, "dim": 32}, "no fused kernel for the token mixer SelfAttention"),
         ({"norm": "layernorm"}, "a norm that does not fold"),
         ({"gate": "se"}, "with this channel mixer"),
         ({"mixer": "mbconv", "gate": "se"}, "a gate needs the whole map"),
