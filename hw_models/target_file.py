@@ -256,6 +256,9 @@ def _check_tables(where: str, target: Target) -> None:
     for run in RUNS:
         if run not in target.memory.run_elements:
             raise TargetError(f"{where}: missing key memory.run_elements.{run}; add the elements its accesses find")
+    for run in target.memory.run_elements:
+        if run not in RUNS:
+            raise TargetError(f"{where}: memory.run_elements.{run} is no kind of access; known: {', '.join(RUNS)}")
     for stream in target.memory.stream_bytes_per_s:
         if stream not in STREAMS:
             raise TargetError(f"{where}: memory.stream_bytes_per_s.{stream} is no stream; known: {', '.join(STREAMS)}")

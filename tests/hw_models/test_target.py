@@ -115,6 +115,13 @@ def test_rate_without_energy_is_refused(tables: dict[str, Any]) -> None:
         parse_target(tables, "mine")
 
 
+@pytest.mark.parametrize("section", ["run_elements", "stream_bytes_per_s"])
+def test_an_unknown_kind_of_access_is_refused(tables: dict[str, Any], section: str) -> None:
+    tables["memory"][section]["colunm"] = {"value": 64, "source": "test of the loader"}
+    with pytest.raises(TargetError, match=rf"memory\.{section}\.colunm is no .*known: "):
+        parse_target(tables, "mine")
+
+
 def test_missing_vector_op_is_named(tables: dict[str, Any]) -> None:
     del tables["vector"]["cycles_per_element"]["softmax"]
     with pytest.raises(TargetError, match=r"vector\.cycles_per_element\.softmax"):
