@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import tomllib
 import urllib.request
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -269,7 +271,9 @@ def test_dashboard_serves_the_study(folder):
     from nas.study import open_study
 
     command = [sys.executable, str(ROOT / "cli.py"), "dashboard", "--dir", str(folder), "--port", "0"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # a shell starts what it puts into the background with Ctrl-C ignored, and that is inherited
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     stop = threading.Timer(100, server.kill)
     stop.start()
     try:
@@ -284,7 +288,7 @@ def test_dashboard_serves_the_study(folder):
         assert "front" in json.dumps(shown["plotly_graph_objects"])
     finally:
         stop.cancel()
-        server.send_signal(2)
+        server.send_signal(signal.SIGINT)
         server.communicate(timeout=90)
     assert server.returncode == 130
 
