@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hw_models.estimate import combine, network_overhead_s, streamed_share
 from hw_models.factors import folds
-from hw_models.group_cost import group_dram_s
+from hw_models.group_cost import dram_seconds, group_dram_s
 from hw_models.npu import matrix_precision
 from hw_models.part_cost import PartCost, estimate_part
 from hw_models.target import Target
@@ -202,14 +202,13 @@ class _Times:
         """Times at the values `theta` that `target` has."""
         keys = [parameter.key for parameter in chosen]
         parts = [estimate_part(workload, target) for workload in workloads]
-        pairs = zip(workloads, parts, strict=True)
-        rows = [row for workload, part in pairs for row in _rows(workload, part, keys)]
-        counts = [len(part.groups) for part in parts]
+        rows = [_rows(workload, part, keys) for workload, part in zip(workloads, parts, strict=True)]
+        counts = [len(some) for some in rows]
         host = [
             network_overhead_s(part.input_bytes + part.output_bytes, target) - target.overhead.network_s
             for part in parts
         ]
-        table = np.array(rows, dtype=float)
+        table = np.array([row for some in rows for row in some], dtype=float)
         share, rate, matrix_s, vector_s, onchip_s, resident_s, streamed_s, launch_s = table.T
         return cls(
             start=np.cumsum([0, *counts[:-1]]),
@@ -264,6 +263,10 @@ def _rows(workload: Workload, part: PartCost, keys: Sequence[str]) -> list[tuple
         key = next((key_of[name] for name in group.ops if name in key_of), "")
         rate = keys.index(key) if key in keys else -1
         resident_s, streamed_s = (group_dram_s(group, end, target) for end in (0.0, 1.0))
+        if target.memory.weights_first:  # a time of its own, which nothing hides
+            weights_s = dram_seconds(group.dram_weight_bytes, target)
+            rows.append((share, -1, 0.0, 0.0, 0.0, 0.0, weights_s, 0.0))
+            streamed_s = resident_s
         rows.append(
             (share, rate, group.matrix_s, group.vector_s, group.onchip_s, resident_s, streamed_s, group.launch_s)
         )

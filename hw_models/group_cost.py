@@ -79,9 +79,12 @@ def group_dram_s(group: GroupCost, share: float, target: Target) -> float:
 
 def group_seconds(group: GroupCost, share: float, target: Target) -> float:
     """Time of a group with `share` of the weights streamed: the larger of computing and transfer, which overlap, but
-    for what a core waits for.
+    for what a core waits for and for weights that must be there first.
     """
     compute_s = max(group.matrix_s, group.vector_s, group.onchip_s)
+    if target.memory.weights_first:
+        weights_s = dram_seconds(share * group.dram_weight_bytes, target)
+        return max(compute_s, group_dram_s(group, 0.0, target)) + weights_s + group.launch_s
     if target.runtime.one_core:
         passing_s = dram_seconds(group.dram_activation_bytes, target)
         # A product waits for maps that do not lie near; the cycles of a pass over memory hold its waiting.

@@ -130,6 +130,8 @@ class Memory:
         "partial" when only the excess is, "nested" when resident weights beyond the on-chip bytes lie in a cache behind
         them. cached_share: with "nested", of the time in dram that a weight in that cache takes. spill: whether
         activations may go to dram.
+    weights_first: whether streamed weights are on chip before the layers that need them compute, as where a network is
+        cut into contexts that are loaded and run in turn, rather than on the way while they compute.
     weight_compression: number format ("int8") -> bytes moved from dram for a byte of such weights, which are unpacked
         on the way in; 1 for all others.
     """
@@ -145,6 +147,7 @@ class Memory:
     resident_weight_bytes: int = _value(low=0, high=1e12)
     residency: str = _value(choices=("whole", "partial", "nested"))
     cached_share: float = _value(low=0, high=1)
+    weights_first: bool = _value()
     dram_bytes: int = _value(low=0, high=1e14)
     dram_bytes_per_s: float = _value(above=0, high=1e15)
     dram_efficiency: float = _value(above=0, high=1)
