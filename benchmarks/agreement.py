@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.facts import Finding, findings
+from benchmarks.fact_table import BEYOND, FACTS
+from benchmarks.facts import AGREES, Finding, findings
 from benchmarks.facts import markdown as facts_table
 from benchmarks.provenance import provenance
 from benchmarks.published import PRECISIONS, Row, compare_sources, read_benchmark, read_groups, target_of
 from benchmarks.rank_statistics import bootstrapped, cross_validated, spearman
-from hw_models import Target, Workload, estimate_part, load_target
+from hw_models import Target, Workload, estimate, estimate_part, load_target
 from hw_models.families import network_units
 from hw_models.group_cost import dram_seconds
 from nas.bits import put_precision
@@ -96,6 +97,43 @@ def figures_of(workload: Workload, target: Target, batch: int = 1) -> Figures:
     """Of a workload of `batch` images with number formats."""
     columns = network_units([estimate_part(workload, target)], target).by_column()
     return Figures(columns / batch, workload.macs / batch, workload.params, roofline_s(workload, target) / batch)
+
+
+def format_gains(path: Path) -> list[Finding]:
+    """How much faster Qualcomm's NPUs run in integers than in fp16: medians over the networks published in both."""
+    groups = read_groups(path, smallest=1)
+    published: dict[str, list[float]] = {"w8a8": [], "w8a16": []}
+    predicted: dict[str, list[float]] = {"w8a8": [], "w8a16": []}
+    for (device, precision, runtime), rows in groups.items():
+        name = target_of(device)
+        floating = groups.get((device, "fp16", runtime))
+        if precision not in published or floating is None or name is None or "Qualcomm" not in device:
+            continue
+        target, seconds = load_target(name), {(row.model, row.input_size): row.seconds for row in floating}
+        for row in rows:
+            if (row.model, row.input_size) not in seconds:
+                continue
+            workload = timm_workload(row.model, row.input_size, row.batch, True)
+            one, other = (estimate(put_precision(workload, key), target).latency_s for key in ("fp16", precision))
+            published[precision].append(seconds[row.model, row.input_size] / row.seconds)
+            predicted[precision].append(one / other)
+    return [
+        Finding(
+            f"Qualcomm: fp16 over {precision}, median of {len(ratios)} pairs",
+            float(np.median(ratios)),
+            float(np.median(predicted[precision])),
+            "times",
+            "Qualcomm AI Hub",
+            abs(np.median(predicted[precision]) / np.median(ratios) - 1) <= AGREES,
+            f"5 to 95 percent of pairs: published {_span(ratios)}, predicted {_span(predicted[precision])}",
+        )
+        for precision, ratios in published.items()
+        if ratios
+    ]
+
+
+def _span(ratios: Sequence[float]) -> str:
+    return "{:.2f} to {:.2f}".format(*np.quantile(ratios, (0.05, 0.95)))
 
 
 def compared(
@@ -186,7 +224,7 @@ def markdown(
     if benchmarks:
         lines += ["", "## timm's own benchmarks of a CPU and a GPU, an even sample", "", *_table(benchmarks)]
     if found:
-        lines += ["", facts_table(found).rstrip()]
+        lines += ["", facts_table(found, BEYOND).rstrip()]
     lines += ["", "## Left out", ""]
     lines += sorted({f"- {reason}" for item in (*results, *benchmarks) for reason in item.left_out}) or ["- nothing"]
     lines += ["", "## Provenance", ""] + [f"- {name}: {value}" for name, value in meta.items()]
@@ -264,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             item = agree((device, precision, runtime), rows, load_target(name), reparameterize=False)
             benchmarks.append(item)
             print(f"{item.rho:.3f} (macs {item.rho_macs:.3f})  {item.device}", file=sys.stderr)
-    found = [] if options.no_facts else findings()
+    found = [] if options.no_facts else [*findings(FACTS), *format_gains(options.data / "npu_published.csv")]
     options.out.mkdir(parents=True, exist_ok=True)
     record = {"_meta": meta, "summary": summary(results), "groups": [asdict(item) for item in results]}
     record["sources"] = sources

@@ -146,7 +146,11 @@ class DiffusionUNet(nn.Module):
                 self.down.append(nn.ModuleList([nn.Conv2d(channels, channels, 3, stride=2, padding=1)]))
                 kept.append(channels)
         self.middle = nn.ModuleList(
-            [ResBlock(channels, channels, embedding), SpatialTransformer(channels), ResBlock(channels, channels, embedding)]
+            [
+                ResBlock(channels, channels, embedding),
+                SpatialTransformer(channels),
+                ResBlock(channels, channels, embedding),
+            ]
         )
         for level, width in reversed(list(enumerate(widths))):
             for block in range(blocks + 1):

@@ -104,7 +104,7 @@ def _cheapest(search: _Search, start: int, stop: int, price: Callable[[int, Loop
             if loop is None:
                 continue
             fused = [price(position, loop) for position in range(begin, end)]
-            if _no_worse(fused, [alone[position] for position in range(begin, end)]):
+            if no_worse(fused, [alone[position] for position in range(begin, end)]):
                 total = _add(best[begin], fused)
                 if total < best[end]:
                     best[end], taken[end] = total, loop
@@ -124,7 +124,8 @@ def _add(before: tuple[float, float], prices: Sequence[Price]) -> tuple[float, f
     )
 
 
-def _no_worse(fused: Sequence[Price], alone: Sequence[Price]) -> bool:
+def no_worse(fused: Sequence[Price], alone: Sequence[Price]) -> bool:
+    """Whether groups that run as a chain take no longer and move no more bytes than one after the other."""
     return all(
         sum(new.seconds[share] for new in fused) <= sum(old.seconds[share] for old in alone)
         and sum(new.dram_bytes[share] for new in fused) <= sum(old.dram_bytes[share] for old in alone)

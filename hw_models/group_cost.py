@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
+from hw_models.attention_fusion import attention_loops
 from hw_models.block_fusion import Loop, Price, find_loops, fused_peak_bytes
 from hw_models.fusion import Group
 from hw_models.kernel import Kernel, kernel_of
@@ -108,6 +109,9 @@ def group_costs(
 
     mode = target.overhead.block_fusion if target.overhead.fusion != "none" else "none"
     loops = find_loops(workload, groups, placement, target.memory, mode, price)
+    if target.overhead.attention_fusion:
+        attention = attention_loops(workload, groups, placement, target.memory, price)
+        loops = [one or other for one, other in zip(loops, attention, strict=True)]
     if not any(loops):
         return tuple(cost(position, None) for position in range(len(groups))), placement.peak_bytes
     names = [cost(loop.first, None).name if loop else "" for loop in loops]
@@ -185,10 +189,12 @@ def _group_cost(
 
 
 def _of_stripe(op: Op, share: float) -> Op:
-    """A matrix op on a share of its output positions."""
+    """A matrix op on a share of its output positions; of attention on a share of its heads, then of their queries."""
     if share == 1.0 or op.gemm is None:
         return op
     groups, m, n, k = op.gemm
+    if op.kind == "matmul":
+        return replace(op, gemm=(ceil(groups * share), ceil(m * min(1.0, groups * share)), n, k))
     return replace(op, gemm=(groups, ceil(m * share), n, k))
 
 

@@ -184,6 +184,8 @@ class Overhead:
         launch.
     block_fusion: whether chains of groups run stripe by stripe, and what becomes of the rows that two stripes share:
         "none", "recompute" or "rolling" (see hw_models/block_fusion.py). Without fusion there is none.
+    attention_fusion: whether attention runs stripe by stripe of queries when its scores do not fit on chip
+        (hw_models/attention_fusion.py).
     """
 
     launch_s: float = _value(low=0, high=1)
@@ -191,6 +193,7 @@ class Overhead:
     link_bytes_per_s: float = _value(low=0, high=1e13)
     fusion: str = _value(choices=("pointwise", "none"))
     block_fusion: str = _value(choices=("none", "recompute", "rolling"))
+    attention_fusion: bool = _value()
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.agreement import main
-from benchmarks.facts import FACTS, findings, markdown
+from benchmarks.agreement import format_gains, main
+from benchmarks.fact_table import BEYOND, FACTS
+from benchmarks.facts import Fact, findings, markdown
 from benchmarks.published import DEVICE_TARGETS, Row, compare_sources, read_benchmark, read_groups, target_of
 from benchmarks.rank_statistics import bootstrapped, cross_validated, spearman
 from hw_models import list_targets, load_target
@@ -86,11 +87,43 @@ def test_missing_file_and_wrong_columns_are_one_line(tmp_path: Path) -> None:
 
 
 def test_facts_name_their_source_and_gap() -> None:
-    found = findings([fact for fact in FACTS if fact.what.startswith(("npu_40tops", "Ethos-U85", "SL1680: 913"))])
-    assert len(found) == 5
-    assert {finding.what: finding.agrees for finding in found}["npu_40tops: LLaMA2-7B, 4-bit weights"]
-    assert "| 20 |" in markdown(found)
+    found = findings([fact for fact in FACTS if fact.what.startswith(("npu_40tops: LL", "Ethos-U85", "SL1680: 913"))])
+    assert len(found) == 8
+    assert {finding.what: finding.agrees for finding in found}["npu_40tops: LLaMA2-7B, w4a8"]
+    table = markdown(found, BEYOND)
+    assert "| 20 |" in table
+    assert BEYOND[0][0] in table
     assert all(finding.source and finding.predicted > 0 for finding in found)
+    assert all(finding.why for finding in found if not finding.agrees)
+
+
+@pytest.mark.parametrize(
+    ("published", "predicted", "agrees"),
+    [(10.0, 12.4, True), (10.0, 12.6, False), (10.0, 7.4, False), ((1.0, 2.0), 1.5, True), ((1.0, 2.0), 2.6, False)],
+)
+def test_a_fact_that_is_off_says_why(published: float | tuple[float, float], predicted: float, agrees: bool) -> None:
+    (finding,) = findings([Fact("speed", published, "m/s", "a book", lambda: predicted, "it is a guess")])
+    assert finding.agrees == agrees
+    silent = [Fact("speed", published, "m/s", "a book", lambda: predicted)]
+    if agrees:
+        assert findings(silent)[0].why == ""
+    else:
+        with pytest.raises(ValueError, match="gives no reason"):
+            findings(silent)
+
+
+def test_gains_of_integers_are_of_networks_published_in_both(tmp_path: Path) -> None:
+    lines = [COLUMNS]
+    for precision, milliseconds in (("fp16", 3.0), ("w8a8", 1.0)):
+        lines.append(f"Qualcomm QCS8550 (Proxy),{precision},1,resnet10t,96,{milliseconds},,latency_bs1,QNN")
+    lines.append("Qualcomm QCS8550 (Proxy),w8a8,1,resnet18,96,1.0,,latency_bs1,QNN")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    (found,) = format_gains(tmp_path / "table.csv")
+    assert found.what.endswith("median of 1 pairs")
+    assert found.published == pytest.approx(3.0)
+    target = load_target("qcs8550")
+    slow, fast = (cost_model("resnet10t", target, 96, precision).latency_s for precision in ("fp16", "w8a8"))
+    assert found.predicted == pytest.approx(slow / fast)
 
 
 def test_every_named_target_exists() -> None:
