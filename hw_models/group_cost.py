@@ -13,7 +13,7 @@ from hw_models.fusion import Group
 from hw_models.kernel import Kernel, kernel_of
 from hw_models.library import library_seconds
 from hw_models.memory import Placement, group_traffic
-from hw_models.npu import matrix_precision, matrix_seconds, operand_seconds, vector_elements, vector_seconds
+from hw_models.npu import matrix_precision, matrix_rate, matrix_seconds, operand_seconds, vector_elements, vector_seconds
 from hw_models.streams import block_traffic
 from hw_models.target import Target
 from hw_models.workload import MATRIX_KINDS, Op, Workload
@@ -145,7 +145,7 @@ def _group_cost(
             integer = workload.tensors[op.outputs[0]].dtype.startswith("int")
             beyond_s = library_seconds(op, target.matrix, target.runtime, product_s, integer=integer)
             matrix_s += product_s + beyond_s
-            rate = target.matrix.rates.get(precision, min(target.matrix.rates.values()))
+            rate = matrix_rate(op, target.matrix, precision)
             ideal_s += op.macs / (target.matrix.peak_macs_per_s * rate)
             energy_j += op.macs * factor * target.energy.mac_j.get(precision, max(target.energy.mac_j.values()))
             macs += op.macs
@@ -165,6 +165,7 @@ def _group_cost(
         traffic = group_traffic(workload, group, placement, target.memory, passes, loop)
     operand_s = max(operand_s, traffic.operand_wait_s)  # everything else waits for it
     first = _anchor(workload, group)
+    weight_passes = target.runtime.weight_passes if first.kind == "conv" else 1.0
     kernel = kernel_of(workload, first)
     return GroupCost(
         name=first.name,
@@ -177,7 +178,7 @@ def _group_cost(
         onchip_s=max(traffic.onchip_bytes / target.memory.onchip_bytes_per_s, traffic.onchip_wait_s + operand_s),
         launch_s=target.overhead.launch_s * stripes,
         dram_activation_bytes=traffic.dram_activation_bytes,
-        dram_weight_bytes=traffic.dram_weight_bytes,
+        dram_weight_bytes=traffic.dram_weight_bytes * weight_passes,
         onchip_bytes=traffic.onchip_bytes,
         energy_j=energy_j + traffic.onchip_bytes * target.energy.onchip_byte_j,
         **{key: getattr(kernel, key) for key in Kernel.__slots__},

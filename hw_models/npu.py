@@ -50,9 +50,19 @@ def matrix_precision(workload: Workload, op: Op, rates: Mapping[str, float]) -> 
     return equal if mixed not in rates and equal in rates else mixed
 
 
+def matrix_rate(op: Op, engine: MatrixEngine, precision: str) -> float:
+    """Multiply-accumulates per multiplier and cycle; of a precision the engine lacks (illegal), those of its slowest.
+
+    Zeros are skipped in stored weights, and not where channels have a path of their own.
+    """
+    rate = engine.rates.get(precision, min(engine.rates.values()))
+    skips = op.weights and not (op.is_depthwise and engine.depthwise_channels)
+    return rate * engine.sparse_speedup if skips else rate
+
+
 def matrix_seconds(op: Op, engine: MatrixEngine, precision: str) -> float:
     """Time of a matrix op on all cores; a precision the engine lacks (illegal) at its slowest."""
-    rate = engine.rates.get(precision, min(engine.rates.values()))
+    rate = matrix_rate(op, engine, precision)
     if op.is_depthwise and engine.depthwise_channels and not engine.depthwise_rated:
         rate = 1.0
     return matrix_cycles(op, engine) / rate / engine.clock_hz

@@ -63,6 +63,9 @@ class MatrixEngine:
         block of positions.
     rates: precision -> speed relative to one multiply-accumulate per multiplier and cycle; a precision that
         is not listed cannot run.
+    sparse_speedup: how much faster a product goes whose weights have the zeros that the multipliers skip (2 for two of
+        four on NVIDIA's tensor cores); 1 for dense weights, as every network has them that is not pruned for it.
+        What such weights save in traffic is `Memory.weight_compression`.
     """
 
     cores: int = _value(low=1, high=1e5)
@@ -83,6 +86,7 @@ class MatrixEngine:
     accumulator_bytes: int = _value(low=0, high=1e9)
     input_buffer_bytes: int = _value(low=0, high=1e9)
     constant_bytes: float = _value(low=0, high=1e3)
+    sparse_speedup: float = _value(low=1, high=16)
     rates: Mapping[str, float] = _table(above=0, high=64)
 
     @property
@@ -218,6 +222,8 @@ class Runtime:
     requantize_cycles: of an integer product, for each vector of its outputs.
     partial_blocks: share of a block's time that a float convolution in the own layout loses when its blocks of output
         channels are not whole fours.
+    weight_passes: how often the weights of a convolution cross the memory in an inference that streams them: 1, or more
+        where a library brings them into an order of its own in every call.
     rereads: whether the matrix engine reads its input from on-chip memory again for every tile of output channels;
         false where registers and the nearest cache hold a block of it.
     """
@@ -234,6 +240,7 @@ class Runtime:
     integer_gather_cycles: float = _value(low=0, high=1e4)
     requantize_cycles: float = _value(low=0, high=1e4)
     partial_blocks: float = _value(low=0, high=10)
+    weight_passes: float = _value(low=1, high=16)
     rereads: bool = _value()
 
 

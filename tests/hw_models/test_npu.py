@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hw_models import Op, Tensor, Window, Workload, estimate_part, load_target
-from hw_models.npu import matrix_cycles, systolic_cycles, vector_seconds
+from hw_models.npu import matrix_cycles, matrix_seconds, systolic_cycles, vector_seconds
+from hw_models.target_file import list_targets
 
 # (m output positions, n output channels, k reduction) of the layers.
 LAYERS = {
@@ -224,3 +225,34 @@ def test_wide_activations_have_no_look_up_table(dtype: str, function: str, cycle
     op = Op("act", "act", "activation", (0,), (1,), reads=(4096,), function=function)
     seconds = vector_seconds(Workload("one", tensors, (op,), (0,), (1,)), op, unit)
     assert seconds == pytest.approx(4096 / unit.lanes * cycles / unit.clock_hz)
+
+
+def test_zeros_are_skipped_only_in_stored_weights() -> None:
+    """Off in every target; where on, products of weights go faster, those of two activations do not."""
+    assert all(load_target(name).matrix.sparse_speedup == 1.0 for name in list_targets())
+    engine = load_target("npu_40tops").matrix
+    sparse = replace(engine, sparse_speedup=2.0)
+    stored = _linear(196, 384, 384)
+    moving = replace(stored, kind="matmul", inputs=(0, 1), weights=(), reads=(1, 1))
+    depthwise = _conv(3136, 96, 7, groups=96)
+    assert matrix_seconds(stored, sparse, "w8a8") == matrix_seconds(stored, engine, "w8a8") / 2
+    assert matrix_seconds(moving, sparse, "w8a8") == matrix_seconds(moving, engine, "w8a8")
+    assert matrix_seconds(depthwise, sparse, "w8a8") == matrix_seconds(depthwise, engine, "w8a8")
+
+
+def test_weights_of_convolutions_may_cross_memory_more_than_once() -> None:
+    base = load_target("npu_40tops")
+    target = replace(base, runtime=replace(base.runtime, weight_passes=4.0))
+    for product, times in ((_product(196, 384, 384), 1), (_convolution(), 4)):
+        once, more = (estimate_part(product, device).dram_bytes for device in (base, target))
+        assert more[0] == once[0]
+        assert more[1] - more[0] == times * (once[1] - once[0])
+
+
+def _convolution() -> Workload:
+    tensors = (
+        Tensor("x", (1, 64, 56, 56), "int8"),
+        Tensor("w", (64, 64, 3, 3), "int8", constant=True),
+        Tensor("y", (1, 64, 56, 56), "int8"),
+    )
+    return Workload("convolution", tensors, (_conv(3136, 64, 3, groups=1),), (0,), (2,))
