@@ -1,9 +1,11 @@
 """How well shared weights order networks, and what in the supernet's training helps: one ranking study per variant.
 
     python -m benchmarks.ranking --data IMAGES --dir FOLDER --out studies/results
+    python -m benchmarks.ranking --data IMAGES --dir FOLDER --truth studies/results/ranking.json --name NAME
 
-Every variant is compared with the same networks, each trained alone once. Writes ranking.json, ranking.md and
-ranking.png after each variant. Interrupt it whenever you like: the same command goes on.
+Every variant is compared with the same networks, each trained alone once; --truth takes them, and the first variant,
+from the result of an earlier run, so that a further variant costs only its supernet. Writes NAME.json, NAME.md and
+NAME.png after each variant. Interrupt it whenever you like: the same command goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.provenance import provenance
+from benchmarks.ranking_truth import read_ranking, rescored
 from nas.correlation import bootstrap, kendall
 from nas.files import write_whole
 from nas.problem import pose
@@ -53,6 +56,8 @@ def main() -> None:
     parser.add_argument("--data", help="images, as `nas search --data` takes them")
     parser.add_argument("--dir", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
+    parser.add_argument("--name", default="ranking", help="name of the result")
+    parser.add_argument("--truth", type=Path, help="result that has the networks, their accuracies alone and variants")
     parser.add_argument("--count", type=int, default=32, help="networks")
     parser.add_argument("--draw", type=int, default=1, help="seed of their draw")
     parser.add_argument("--steps", type=int, default=1000, help="steps of each network alone")
@@ -69,19 +74,25 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     first: Ranking | None = None
+    if args.truth:
+        first, rows = read_ranking(args.truth)
     for words in args.variants.split(";"):
         name, _, steps = words.partition(":")
         what, settings = VARIANTS[name]
         spec = override(base, settings | ({"train.steps": int(steps)} if steps else {}))
-        ranking = run_rank(
-            spec,
-            args.dir,
-            count=args.count,
-            seed=args.draw,
-            steps=args.steps,
-            val_images=args.val_images,
-            narrator=Narrator(),
-        )
+        if args.truth:
+            assert first is not None
+            ranking = rescored(first, spec, args.dir, Narrator())
+        else:
+            ranking = run_rank(
+                spec,
+                args.dir,
+                count=args.count,
+                seed=args.draw,
+                steps=args.steps,
+                val_images=args.val_images,
+                narrator=Narrator(),
+            )
         first = first or ranking
         rows.append(
             {"variant": name, "what": what, **_row(ranking, first), "inherited": _inherited(spec, ranking, args)}
@@ -90,9 +101,9 @@ def main() -> None:
         described = {key: value for key, value in first.to_dict().items() if key != "folder"}
         result = {**provenance(), "study": study, "variants": rows, "first": described}
         result["by_early_mixer"] = _by_early_mixer(first)
-        write_whole(args.out / "ranking.json", json.dumps(result, indent=1) + "\n")
-        write_whole(args.out / "ranking.md", _markdown(result, rows, first))
-        write_whole(args.out / "ranking.png", rank_picture(first))
+        write_whole(args.out / f"{args.name}.json", json.dumps(result, indent=1) + "\n")
+        write_whole(args.out / f"{args.name}.md", _markdown(result, rows, first, args))
+        write_whole(args.out / f"{args.name}.png", rank_picture(first))
 
 
 def _row(ranking: Ranking, first: Ranking) -> dict[str, Any]:
@@ -146,16 +157,18 @@ def _inherited(spec: StudySpec, ranking: Ranking, args: argparse.Namespace) -> d
     }
 
 
-def _markdown(result: dict[str, Any], rows: list[dict[str, Any]], first: Ranking) -> str:
+def _markdown(result: dict[str, Any], rows: list[dict[str, Any]], first: Ranking, args: argparse.Namespace) -> str:
     lines = [
-        "# ranking",
+        f"# {args.name}",
         "",
         *(f"- {key}: {result[key]}" for key in ("commit", "date", "machine", "versions", "command")),
     ]
     study = result["study"]
     lines += [f"- study: {study['config']}, images of {study['data']}, draw {study['draw']}"]
+    if args.truth:
+        lines += [f"- networks, their accuracies alone and the variants of the head: {args.truth.name}"]
     lines += ["", f"## {rows[0]['variant']}", ""]
-    lines += [rank_table(first), "", "![scatter](ranking.png)", "", "## Variants of the supernet's training", ""]
+    lines += [rank_table(first), "", f"![scatter]({args.name}.png)", "", "## Variants of the supernet's training", ""]
     lines += [
         "The same networks, trained alone once. Difference: tau minus that of the first, on the same resamples. "
         "Inherited: of the network with the best one-shot figure, quantized top-1 on validation images with shared "

@@ -1,0 +1,110 @@
+"""Inherited accuracy: the best network that a search finds with shared weights, beside the same network trained alone.
+
+    python -m benchmarks.inherited --data IMAGES --dir FOLDER --variants 'whole;narrow'
+
+Both see the same number of images: as many optimizer steps of the same batches. Both are quantized and measured on all
+validation images, which the search never sees. Writes inherited.json and inherited.md after each variant. Interrupt it
+whenever you like: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import provenance, write_result
+from nas.problem import pose
+from nas.progress import Narrator
+from nas.rank import workshop_of
+from nas.search import run_search, train_for
+from nas.spec import StudySpec, load_spec, override
+from nas.trainings import Training
+from nas.workers import one_thread
+
+SINGLE_PATH = {"train.single_path_share": 1.0, "train.single_path_sizes": "random"}
+SANDWICH = {"train.single_path_share": 0.0, "train.steps": 2000}
+NARROW = {
+    "space.choices.norm": ["batchnorm"],
+    "space.choices.activation": ["hardswish"],
+    "space.choices.stage1.mixer": ["dwconv7"],
+    "space.choices.stage2.mixer": ["mbconv3"],
+    "space.choices.stage3.mixer": ["sepconv5"],
+    "space.choices.stage4.mixer": ["mbconv3"],
+}
+"""One mixer a stage: those of the network that shared weights held best in `ranking.md`."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "whole": ("the whole space, one network of random sizes a step", SINGLE_PATH),
+    "narrow": ("one mixer a stage, one network of random sizes a step", SINGLE_PATH | NARROW),
+    "narrow sandwich": ("one mixer a stage; largest, smallest and two random networks a step", SANDWICH | NARROW),
+    "whole sandwich": ("the whole space; largest, smallest and two random networks a step", SANDWICH),
+}
+"""Name -> what it is, and the settings that make it. `--variants 'narrow:9000'` gives one other steps."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="images32", help="study whose space, images and training are the base")
+    parser.add_argument("--data", help="images, as `nas search --data` takes them")
+    parser.add_argument("--limit", type=int, help="training images")
+    parser.add_argument("--dir", type=Path, required=True, help="where trainings and studies are kept")
+    parser.add_argument("--out", type=Path, default=Path("studies/results/inherited"))
+    parser.add_argument("--trials", type=int, default=64, help="networks that a search scores")
+    parser.add_argument("--variants", default="whole;narrow", help="names, separated by semicolons")
+    args = parser.parse_args()
+    base = load_spec(args.config)[1]
+    settings: dict[str, Any] = {"search.trials": args.trials, "search.objectives": ["top1", "macs"]}
+    settings |= {"data.source": args.data} if args.data else {}
+    settings |= {"data.limit": args.limit} if args.limit else {}
+    base = override(base, settings)
+
+    rows = []
+    for words in args.variants.split(";"):
+        name, _, steps = words.partition(":")
+        what, own = VARIANTS[name]
+        spec = override(base, own | ({"train.steps": int(steps)} if steps else {}))
+        rows.append({"variant": name, "what": what, **compare(spec, args.dir)})
+        result = {
+            "what": "top-1 of the best network found: with shared weights, and trained alone with as many images seen",
+            **provenance(),
+            "study": f"{args.config}, images of {rows[0]['data']}",
+            "remark": "quantized, on all validation images; ± one standard error",
+            "variants": rows,
+        }
+        columns = ("variant", "steps", "passes", "networks", "inherited", "alone", "gap_points", "network", "what")
+        write_result(args.out, result, columns, "variants")
+    print(args.out.with_suffix(".md").read_text())
+
+
+def compare(spec: StudySpec, folder: Path) -> dict[str, Any]:
+    """The best network of a search with the supernet of `spec`, with its weights and trained alone as long."""
+    narrator = Narrator()
+    study = run_search(spec, folder, config="inherited", narrator=narrator)
+    best = max(study.front, key=lambda trial: trial.top1 or 0.0)
+    problem = pose(spec, folder)
+    trained = train_for(problem, folder, narrator)
+    with one_thread():
+        inherited = problem.evaluator(trained.supernet, trained.identity).evaluate(best.architecture, "val").accuracy
+    alone = workshop_of(problem, folder.resolve()).train(Training(best.number, best.architecture)).val
+    assert alone is not None, "without halving every training ends"
+    train = spec.train
+    single = round(train.steps * train.single_path_share)
+    return {
+        "data": problem.data.name,
+        "steps": train.steps,
+        "passes": single + (train.steps - single) * (2 + train.subnets),
+        "images_seen": train.steps * train.batch_size,
+        "training_images": len(problem.data.train),
+        "networks": problem.space.size,
+        "network": str(best.architecture),
+        "macs": next(iter(best.costs.values()))["macs"],
+        "inherited": f"{inherited.top1:.2%} ± {inherited.stderr:.2%}",
+        "alone": f"{alone.top1:.2%} ± {alone.stderr:.2%}",
+        "gap_points": 100 * (alone.top1 - inherited.top1),
+        "search_top1": best.top1,
+    }
+
+
+if __name__ == "__main__":
+    main()
