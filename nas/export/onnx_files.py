@@ -70,6 +70,7 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelP
     assert program is not None
     model = program.model_proto
     _pack_four_bits(model)
+    _part_zero_points(model)
     _remove_notes(model)
     onnx.checker.check_model(model)
     return model
@@ -172,6 +173,29 @@ def _pack_four_bits(model: onnx.ModelProto) -> None:
     kept = [initializer for initializer in graph.initializer if initializer.name in used]
     del graph.initializer[:]
     graph.initializer.extend([*kept, *packed.values()])
+
+
+def _part_zero_points(model: onnx.ModelProto) -> None:
+    """Give every DequantizeLinear of constants a zero point of its own, in place: equal ones have become one.
+
+    On a CPU without VNNI, ONNX Runtime saturates sums of products of unsigned and signed 8-bit numbers, unless it may
+    make the weights unsigned (`session.x64quantprecision`). It cannot where two weights share a zero point: 1.32 then
+    fails with "Attempt to replace the existing tensor".
+    """
+    graph = model.graph
+    known = {initializer.name: initializer for initializer in graph.initializer}
+    seen: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in known:
+            continue
+        zero = node.input[2]
+        if zero in seen:
+            own = onnx.TensorProto()
+            own.CopyFrom(known[zero])
+            own.name = f"{node.input[0]}.zero.{len(seen)}"
+            graph.initializer.append(own)
+            node.input[2] = own.name
+        seen.add(node.input[2])
 
 
 def _remove_notes(model: onnx.ModelProto) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -63,16 +64,27 @@ class Agreement:
         return abs(self.torch.top1 - self.onnx.top1) <= allowed + 1e-9 and self.equal >= EQUAL_PREDICTIONS
 
 
+def onnx_session(model: Path | bytes) -> Any:
+    """An ONNX file or model in ONNX Runtime on the CPU, with its default optimizations and exact sums.
+
+    On a CPU without VNNI its default saturates products of unsigned and signed 8-bit numbers at 16 bits: logits moved
+    by up to 30 percent of the largest.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors; it warns of initializers that nothing reads after fusion
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    source = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
 class OnnxRunner:
-    """An ONNX file in ONNX Runtime on the CPU, with its default optimizations, one image at a time."""
+    """The first output of an ONNX file or model, one image at a time."""
 
-    def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors; it warns of initializers that nothing reads after fusion
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    def __init__(self, model: Path | bytes) -> None:
+        self.session = onnx_session(model)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [batch, num_classes] of images [batch, channels, height, width]."""

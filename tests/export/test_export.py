@@ -129,7 +129,20 @@ def test_the_qdq_file_does_the_arithmetic_of_the_quantized_network(tmp_path: Pat
     same = np.isclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-4).all(axis=1).mean()
     assert same > 0.5  # elsewhere a value fell on the other side of a rounding boundary
     assert np.abs(ours.numpy() - theirs).max() < 0.1 * ours.abs().max()
-    assert OnnxRunner(tmp_path / "model.onnx")(images).shape == (20, CLASSES)
+    fused = OnnxRunner(tmp_path / "model.onnx")(images)
+    assert fused.shape == (20, CLASSES)
+    assert (ours - fused).abs().max() < 0.1 * ours.abs().max()
+
+
+def test_no_two_weights_share_a_zero_point(tmp_path: Path) -> None:
+    """Else ONNX Runtime cannot make weights unsigned, which it must where it would saturate (x86 without VNNI)."""
+    arch = small_architecture([("dwconv", 3), ("sepconv", 3)], stages=1)
+    write_qdq_onnx(tmp_path / "model.onnx", trained(arch, bundle()).quantized, (1, 3, 16, 16))
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    constants = {tensor.name for tensor in graph.initializer}
+    zeros = [node.input[2] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants]
+    assert len(zeros) == len(set(zeros)) > 4
+    assert set(zeros) <= constants
 
 
 def test_a_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,6 @@ import json
 import math
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from small_networks import random_images, random_network, randomize
@@ -15,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.errors import UsageError
-from nas.export.onnx_files import INPUT_NAME, export_graph, integer_form
+from nas.export.onnx_files import export_graph, integer_form
+from nas.export.verify import OnnxRunner
 from nas.quantize import prepare
 from nas.subjects import described_part
 from nas.trace import trace_module
@@ -224,11 +223,10 @@ def test_halos_and_odd_maps_in_onnx_runtime(mixer: str, side: int) -> None:
     ):
         model = export_graph(exported, (1, 3, side, side))
         assert not {node.op_type for node in model.graph.node} & {"GatherND", "ScatterND", "Col2Im", "Loop", "If"}
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        theirs = [session.run(None, {INPUT_NAME: picture[None].numpy()})[0] for picture in pictures[:4]]
+        theirs = OnnxRunner(model.SerializeToString())(pictures[:4])
         with torch.no_grad():
             expected = ours(pictures[:4])
-        difference = torch.from_numpy(np.concatenate(theirs)) - expected
+        difference = theirs - expected
         assert difference.abs().max() <= error * expected.abs().max()
 
 

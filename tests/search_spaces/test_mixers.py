@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from small_networks import random_images, random_network, randomize, small_architecture
@@ -18,6 +17,7 @@ from hw_models.workload import Workload
 from nas.accuracy import predict
 from nas.export.macs import count_macs
 from nas.export.onnx_files import INPUT_NAME, export_graph, integer_form
+from nas.export.verify import onnx_session
 from nas.quantize import Prepared, prepare
 from nas.trace import trace_module
 from search_spaces.architecture import NORMS, Architecture
@@ -242,9 +242,7 @@ def _run(networks: list[nn.Module]) -> list[Tensor]:
     model = export_graph(_SideBySide(networks), (1, 3, 16, 16))
     assert not any(node.op_type in ("If", "Loop", "Scan") for node in model.graph.node)
     assert all(dim.dim_value > 0 for value in model.graph.output for dim in value.type.tensor_type.shape.dim)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(model.SerializeToString())
     runs = [session.run(None, {INPUT_NAME: image[None].numpy()}) for image in IMAGES]
     return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*runs, strict=True)]
 
