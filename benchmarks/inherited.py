@@ -34,10 +34,23 @@ NARROW = {
 }
 """One mixer a stage: those of the network that shared weights held best in `ranking.md`."""
 
+SMALL = {
+    "space.choices.expansion": [2.0, 3.0],
+    "space.choices.stage1.width": [16, 24],
+    "space.choices.stage2.width": [32, 48],
+    "space.choices.stage3.width": [64, 80],
+    "space.choices.stage4.width": [96, 128],
+}
+"""The two narrower widths and smaller expansions of every stage: what is left under a tight bound on latency."""
+
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": ("the whole space, one network of random sizes a step", SINGLE_PATH),
     "narrow": ("one mixer a stage, one network of random sizes a step", SINGLE_PATH | NARROW),
     "narrow sandwich": ("one mixer a stage; largest, smallest and two random networks a step", SANDWICH | NARROW),
+    "narrow and small": (
+        "one mixer a stage, two widths and two expansions; largest, smallest and two random networks a step",
+        SANDWICH | NARROW | SMALL,
+    ),
     "whole sandwich": ("the whole space; largest, smallest and two random networks a step", SANDWICH),
 }
 """Name -> what it is, and the settings that make it. `--variants 'narrow:9000'` gives one other steps."""

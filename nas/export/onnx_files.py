@@ -70,7 +70,7 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelP
     assert program is not None
     model = program.model_proto
     _pack_four_bits(model)
-    _part_zero_points(model)
+    _part_constants(model)
     _remove_notes(model)
     onnx.checker.check_model(model)
     return model
@@ -175,27 +175,46 @@ def _pack_four_bits(model: onnx.ModelProto) -> None:
     graph.initializer.extend([*kept, *packed.values()])
 
 
-def _part_zero_points(model: onnx.ModelProto) -> None:
-    """Give every DequantizeLinear of constants a zero point of its own, in place: equal ones have become one.
+def _part_constants(model: onnx.ModelProto) -> None:
+    """Give every layer a DequantizeLinear of its own, with its own codes and zero point, in place: equal ones have
+    become one.
 
     On a CPU without VNNI, ONNX Runtime saturates sums of products of unsigned and signed 8-bit numbers, unless it may
-    make the weights unsigned (`session.x64quantprecision`). It cannot where two weights share a zero point: 1.32 then
-    fails with "Attempt to replace the existing tensor".
+    make the weights unsigned (`session.x64quantprecision`). It cannot where two layers share some: 1.32 then fails with
+    "Attempt to replace the existing tensor".
     """
     graph = model.graph
     known = {initializer.name: initializer for initializer in graph.initializer}
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, position))
+    nodes: list[onnx.NodeProto] = []
     seen: set[str] = set()
     for node in graph.node:
+        nodes.append(node)
         if node.op_type != "DequantizeLinear" or node.input[0] not in known:
             continue
-        zero = node.input[2]
-        if zero in seen:
-            own = onnx.TensorProto()
-            own.CopyFrom(known[zero])
-            own.name = f"{node.input[0]}.zero.{len(seen)}"
-            graph.initializer.append(own)
-            node.input[2] = own.name
-        seen.add(node.input[2])
+        copies = [node]
+        for number, (reader, position) in enumerate(readers[node.output[0]][1:], start=1):
+            copied = onnx.NodeProto()
+            copied.CopyFrom(node)
+            copied.name, copied.output[0] = f"{node.name}.{number}", f"{node.output[0]}.{number}"
+            reader.input[position] = copied.output[0]
+            copies.append(copied)
+        nodes += copies[1:]
+        for reading in copies:
+            for position in (0, 2):  # codes and zero points
+                name = reading.input[position]
+                if name in seen:
+                    own = onnx.TensorProto()
+                    own.CopyFrom(known[name])
+                    own.name = reading.input[position] = f"{name}.{len(seen)}"
+                    graph.initializer.append(own)
+                seen.add(reading.input[position])
+    copied_nodes = copy.deepcopy(nodes)
+    del graph.node[:]
+    graph.node.extend(copied_nodes)
 
 
 def _remove_notes(model: onnx.ModelProto) -> None:

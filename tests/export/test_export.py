@@ -134,15 +134,20 @@ def test_the_qdq_file_does_the_arithmetic_of_the_quantized_network(tmp_path: Pat
     assert (ours - fused).abs().max() < 0.1 * ours.abs().max()
 
 
-def test_no_two_weights_share_a_zero_point(tmp_path: Path) -> None:
+def test_no_two_layers_share_weights_or_zero_points(tmp_path: Path) -> None:
     """Else ONNX Runtime cannot make weights unsigned, which it must where it would saturate (x86 without VNNI)."""
-    arch = small_architecture([("dwconv", 3), ("sepconv", 3)], stages=1)
+    arch = small_architecture([("pool_dw", 0), ("pool_dw", 0)], stages=1)  # equal, fixed kernels
     write_qdq_onnx(tmp_path / "model.onnx", trained(arch, bundle()).quantized, (1, 3, 16, 16))
     graph = onnx.load(tmp_path / "model.onnx").graph
     constants = {tensor.name for tensor in graph.initializer}
-    zeros = [node.input[2] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants]
-    assert len(zeros) == len(set(zeros)) > 4
-    assert set(zeros) <= constants
+    weights = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants]
+    for position in (0, 2):
+        names = [node.input[position] for node in weights]
+        assert len(names) == len(set(names)) > 4
+        assert set(names) <= constants
+    read = Counter(name for node in graph.node for name in node.input)
+    assert all(read[node.output[0]] == 1 for node in weights)
+    assert OnnxRunner(tmp_path / "model.onnx")(labelled(2, 9)[0]).shape == (2, CLASSES)
 
 
 def test_a_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
