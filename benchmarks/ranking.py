@@ -3,8 +3,8 @@
     python -m benchmarks.ranking --data IMAGES --dir FOLDER --out studies/results
     python -m benchmarks.ranking --data IMAGES --dir FOLDER --truth studies/results/ranking.json --name NAME
 
-Every variant is compared with the same networks, each trained alone once; --truth takes them, and the first variant,
-from the result of an earlier run, so that a further variant costs only its supernet. Writes NAME.json, NAME.md and
+Every variant is compared with the same networks, each trained alone once; --truth takes them, and what they reach
+alone, from the result of an earlier run, so that a variant costs only its supernet. Writes NAME.json, NAME.md and
 NAME.png after each variant. Interrupt it whenever you like: the same command goes on.
 """
 
@@ -57,7 +57,9 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     parser.add_argument("--name", default="ranking", help="name of the result")
-    parser.add_argument("--truth", type=Path, help="result that has the networks, their accuracies alone and variants")
+    parser.add_argument(
+        "--truth", type=Path, help="result whose networks and accuracies alone are taken"
+    )
     parser.add_argument("--count", type=int, default=32, help="networks")
     parser.add_argument("--draw", type=int, default=1, help="seed of their draw")
     parser.add_argument("--steps", type=int, default=1000, help="steps of each network alone")
@@ -74,17 +76,15 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     first: Ranking | None = None
-    if args.truth:
-        first, rows = read_ranking(args.truth)
+    known = read_ranking(args.truth) if args.truth else None
     for words in args.variants.split(";"):
         name, _, steps = words.partition(":")
         what, settings = VARIANTS[name]
         spec = override(base, settings | ({"train.steps": int(steps)} if steps else {}))
-        if args.truth:
-            assert first is not None
-            ranking = rescored(first, spec, args.dir, Narrator())
-        else:
-            ranking = run_rank(
+        ranking = (
+            rescored(known, spec, args.dir, Narrator())
+            if known
+            else run_rank(
                 spec,
                 args.dir,
                 count=args.count,
@@ -93,6 +93,7 @@ def main() -> None:
                 val_images=args.val_images,
                 narrator=Narrator(),
             )
+        )
         first = first or ranking
         rows.append(
             {"variant": name, "what": what, **_row(ranking, first), "inherited": _inherited(spec, ranking, args)}
@@ -166,7 +167,7 @@ def _markdown(result: dict[str, Any], rows: list[dict[str, Any]], first: Ranking
     study = result["study"]
     lines += [f"- study: {study['config']}, images of {study['data']}, draw {study['draw']}"]
     if args.truth:
-        lines += [f"- networks, their accuracies alone and the variants of the head: {args.truth.name}"]
+        lines += [f"- networks and their accuracies alone: those of {args.truth.name}"]
     lines += ["", f"## {rows[0]['variant']}", ""]
     lines += [rank_table(first), "", f"![scatter]({args.name}.png)", "", "## Variants of the supernet's training", ""]
     lines += [

@@ -18,12 +18,11 @@ from nas.workers import one_thread
 from search_spaces.architecture import Architecture
 
 
-def read_ranking(path: Path) -> tuple[Ranking, list[dict[str, Any]]]:
-    """The first variant's ranking and the rows of all variants of a result of `benchmarks.ranking`."""
-    result = json.loads(path.read_text(encoding="utf-8"))
-    first = result["first"]
+def read_ranking(path: Path) -> Ranking:
+    """The first variant's ranking in a result of `benchmarks.ranking`."""
+    first = json.loads(path.read_text(encoding="utf-8"))["first"]
     networks = [_network(entry) for entry in first["networks"]]
-    ranking = Ranking(
+    return Ranking(
         networks,
         agree(networks),
         first["target"],
@@ -33,7 +32,6 @@ def read_ranking(path: Path) -> tuple[Ranking, list[dict[str, Any]]]:
         first["supernet"]["identity"],
         path.parent,
     )
-    return ranking, result["variants"]
 
 
 def rescored(known: Ranking, spec: StudySpec, folder: Path, narrator: Narrator) -> Ranking:

@@ -18,7 +18,7 @@ from nas.problem import Problem
 from nas.progress import Narrator
 from nas.store import Store
 from nas.study import Study, read_study
-from nas.trainings import Outcome, SharedWeights, Training, Workshop, train_all
+from nas.trainings import Outcome, SharedWeights, Training, Workshop, check_place, train_all
 from nas.trial import Trial
 
 TOP = 8
@@ -53,6 +53,7 @@ def run_finalists(
     Raises UsageError, NasError, NothingFeasible (there is no front), Interrupted (what is done is kept).
     """
     narrator = narrator or Narrator(quiet=True)
+    check_place(address)
     chosen = choose(study, top)
     if top is not None and len(chosen) < top:
         narrator.warn(

@@ -166,19 +166,31 @@ def _cluster(workers: int, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_cluster(address: str) -> None:
+    """Raise UsageError, without loading Ray, when nothing answers at `address`: before there is any training."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if host:
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+
+
 def _join(address: str) -> None:
     import ray
 
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    check_cluster(address)  # Ray itself would try for minutes
     try:
-        if host:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"no Ray cluster answers at {address!r} ({_last_line(error)}); start one with `ray start --head`, or leave "
-            "--ray out"
-        ) from error
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"no Ray cluster answers at {address!r} ({_last_line(error)}); start one with `ray start --head`, or leave "
+        "--ray out"
+    )
 
 
 def _last_line(error: BaseException) -> str:

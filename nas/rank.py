@@ -20,7 +20,7 @@ from nas.problem import Problem, pose
 from nas.progress import Narrator
 from nas.search import train_for
 from nas.spec import StudySpec, TrainSpec
-from nas.trainings import Outcome, Training, Workshop, train_all
+from nas.trainings import Outcome, Training, Workshop, check_place, train_all
 from nas.workers import one_thread
 from search_spaces.architecture import Architecture
 
@@ -121,6 +121,7 @@ def run_rank(
     narrator = narrator or Narrator(quiet=True)
     if count < 4:
         raise UsageError(f"--count must be at least 4 for a correlation to mean anything, but got {count}")
+    check_place(address)
     problem = pose(spec, folder, narrator)
     drawn = draw(problem, count, seed)
     folder = folder.resolve()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -334,7 +335,9 @@ def _check(spec: StudySpec, where: str) -> None:
     if spec.data.limit is not None and spec.data.limit < 1:
         raise UsageError(f"{where}: data.limit must be at least 1, but got {spec.data.limit}")
     for rule in _broken_rules(spec.train):
-        raise UsageError(f"{where}: {rule} must hold in [train], but got {spec.train}")
+        named = {key: value for key, value in dataclasses.asdict(spec.train).items() if key in re.findall(r"\w+", rule)}
+        shown = ", ".join(f"{key} = {_toml(value)}" for key, value in named.items())
+        raise UsageError(f"{where}: {rule} must hold in [train], but got {shown}")
 
 
 _TRAIN_WORDS = {"single_path_sizes": ("largest", "random"), "distillation": ("kl", "alpha", "none")}

@@ -278,7 +278,7 @@ def train_all(
     workers: that many at a time as Ray Tune trials, on this machine or on the cluster at `address`; 0: one after the
     other in this process, without Ray. Raises what `Workshop.train` raises; UsageError when `address` does not answer.
     """
-    refuse_torchrun("nas rank, nas finalists")
+    check_place(address)
     waiting = []
     for training in trainings:
         if (known := workshop.outcome(training)) is not None:
@@ -294,6 +294,15 @@ def train_all(
         return
     for training in waiting:
         yield workshop.train(training, _progress(training, report))
+
+
+def check_place(address: str | None) -> None:
+    """Raise UsageError where `train_all` cannot work: under torchrun, or without the cluster at `address`."""
+    refuse_torchrun("nas rank, nas finalists")
+    if address:
+        from nas.fleet import check_cluster
+
+        check_cluster(address)
 
 
 def _progress(training: Training, report: Report | None) -> Progress | None:
