@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
+from math import ceil, log2
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ COLUMNS = (*(f"{family}/{kind}" for kind in FORMATS for family in (*FAMILIES, "d
 
 LAUNCH, NETWORK = COLUMNS.index("launch"), COLUMNS.index("network")
 
-FEATURES = (
+KERNEL_FEATURES = (
     *FAMILIES,
     "bound by dram",
     "integer",
@@ -46,6 +46,21 @@ FEATURES = (
     "weight bits",
     "activation bits",
 )
+
+LIBRARY_FEATURES = (
+    "activation",
+    "product",
+    "conversion",
+    "reorder",
+    "idle outputs",
+    "idle inputs",
+    "strided",
+    "grouped",
+)
+"""What decides the time of a library's kernels besides: which pass over memory it is, the share of vectors that channels
+leave idle on either side of a convolution, whether it skips positions or has groups. Zeros for all other targets."""
+
+FEATURES = (*KERNEL_FEATURES, *LIBRARY_FEATURES)
 """What a residual model knows of a kernel, each of the order of 1."""
 
 
@@ -113,7 +128,8 @@ def _unit(group: GroupCost, target: Target, share: float) -> tuple[int, float, l
     by_dram = dram_s > compute_s
     kind = "int" if group.integer else "float"
     column = COLUMNS.index(f"{'dram' if by_dram else group.family}/{kind}")
-    return column, seconds, _features(group, seconds, dram_s, group.dram_bytes(share), by_dram)
+    features = _features(group, seconds, dram_s, group.dram_bytes(share), by_dram)
+    return column, seconds, features + _library_features(group, target)
 
 
 def _features(group: GroupCost, seconds: float, dram_s: float, dram_bytes: float, by_dram: bool) -> list[float]:
@@ -135,4 +151,24 @@ def _features(group: GroupCost, seconds: float, dram_s: float, dram_bytes: float
         dram_s / max(seconds, dram_s, least),
         group.weight_bits / 8,
         group.activation_bits / 8,
+    ]
+
+
+def _library_features(group: GroupCost, target: Target) -> list[float]:
+    if not target.runtime.own_layout:
+        return [0.0] * len(LIBRARY_FEATURES)
+    lanes = target.matrix.columns
+    groups, _, outputs, summed = group.gemm or (1, 1, lanes, lanes)
+    depthwise = group.family == "depthwise"
+    channels = groups * outputs if depthwise else outputs
+    inputs = lanes if depthwise else max(summed // group.taps, 1)
+    return [
+        float(group.kind == "activation"),
+        float(group.function == "mul"),
+        float(group.function in ("quantize", "dequantize")),
+        float(group.kind == "transpose"),
+        1 - channels / (ceil(channels / lanes) * lanes),
+        1 - inputs / (ceil(inputs / lanes) * lanes),
+        float(group.stride > 1),
+        float(groups > 1 and group.family in ("dense", "pointwise")),
     ]

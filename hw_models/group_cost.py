@@ -25,8 +25,8 @@ class GroupCost:
 
     matrix_s and vector_s also overlap: the vector unit works on what the array has finished.
     energy_j leaves out dram and static power, which depend on whether weights are streamed.
-    family, gemm, taps, sizes, elements, integer, weight_bits, activation_bits: what kind of kernel it is, as
-    `hw_models.kernel.Kernel` says.
+    family, gemm, taps, sizes, elements, integer, weight_bits, activation_bits, function, stride: what kind of kernel it
+    is, as `hw_models.kernel.Kernel` says.
     chain: name of the block-fused chain it runs in, "" when it runs by itself; stripes, stripe_rows: how often, and
     rows of the chain's output at a time; halo_macs: macs done again because stripes overlap (in the times and
     energies, not in macs).
@@ -54,6 +54,8 @@ class GroupCost:
     integer: bool
     weight_bits: int
     activation_bits: int
+    function: str
+    stride: int
     chain: str = ""
     stripes: int = 1
     stripe_rows: int = 0

@@ -16,6 +16,7 @@ class Kernel:
     there is no such thing; of a depthwise convolution (positions, channels, taps).
     elements: of the first output. integer: whether it computes in integers. weight_bits: of the widest constant
     operand but accumulators, 0 without one; activation_bits: of the widest operand that is not constant.
+    function, stride: as in `Op` and its `Window`, 1 without one.
     """
 
     family: str
@@ -26,6 +27,8 @@ class Kernel:
     integer: bool
     weight_bits: int
     activation_bits: int
+    function: str
+    stride: int
 
 
 def kernel_of(workload: Workload, op: Op) -> Kernel:
@@ -41,6 +44,8 @@ def kernel_of(workload: Workload, op: Op) -> Kernel:
         integer=all(tensor.dtype.startswith("int") for tensor in moving),
         weight_bits=max(stored, default=0),
         activation_bits=max(tensor.bits for tensor in moving),
+        function=op.function,
+        stride=max(op.window.stride) if op.window is not None else 1,
     )
 
 

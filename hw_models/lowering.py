@@ -19,9 +19,6 @@ from hw_models.workload import MATRIX_KINDS, Op, Tensor, Workload
 OWN, LAST, PLAIN = "own", "last", "plain"
 """Layouts of a map: that of the convolutions, channels last, channels first."""
 
-BLOCK = 16
-"""Channels of a block: a vector of 512 bits in fp32."""
-
 IMAGE_CHANNELS = 4
 
 _UNARY = frozenset({"activation", "scale"})
@@ -33,7 +30,7 @@ def lower(workload: Workload, runtime: Runtime) -> Workload:
         workload = _with_slices(workload)
     if runtime.float_ops:
         workload = _with_conversions(workload, frozenset(runtime.float_ops))
-    return _with_reorders(workload) if runtime.own_layout else workload
+    return _with_reorders(workload, runtime.block_channels) if runtime.own_layout else workload
 
 
 @dataclass
@@ -141,8 +138,11 @@ def _is_integer(tensor: Tensor) -> bool:
     return tensor.dtype.startswith("int")
 
 
-def _with_reorders(workload: Workload) -> Workload:
-    """Maps are copied where an op wants another layout than they have. What comes in is in that of the convolutions."""
+def _with_reorders(workload: Workload, block: int) -> Workload:
+    """Maps are copied where an op wants another layout than they have. What comes in is in that of the convolutions.
+
+    block: channels of a block of that layout.
+    """
     new = _Rewriting(list(workload.tensors))
     layout = {index: OWN for index in workload.inputs if _is_map(new.tensors[index])}
     integer = any(_is_integer(workload.tensors[op.outputs[0]]) for op in workload.ops if op.kind in MATRIX_KINDS)
@@ -156,7 +156,7 @@ def _with_reorders(workload: Workload) -> Workload:
     for op in workload.ops:
         maps = [index for index in op.inputs if _is_map(new.tensors[index])]
         in_integers = all(_is_integer(new.tensors[index]) for index in op.inputs)
-        reads, writes = _wanted(op, [held(index) for index in maps], own, integer=in_integers)
+        reads, writes = _wanted(op, [held(index) for index in maps], own, block, integer=in_integers)
         inputs = tuple(
             new.copy(index, "transpose", "reorder", reads, new.tensors[index].dtype)
             if index in maps and reads and held(index) != reads
@@ -169,10 +169,10 @@ def _with_reorders(workload: Workload) -> Workload:
     return replace(workload, tensors=tuple(new.tensors), ops=tuple(new.ops))
 
 
-def _wanted(op: Op, held: Sequence[str], own: str, *, integer: bool) -> tuple[str, str]:
+def _wanted(op: Op, held: Sequence[str], own: str, block: int, *, integer: bool) -> tuple[str, str]:
     """(layout in which the op reads its maps, "" for any; layout of what it writes)."""
     if op.kind == "conv":
-        wanted = PLAIN if own == OWN and _is_narrow(op) else own
+        wanted = PLAIN if own == OWN and _is_narrow(op, block) else own
         return wanted, wanted
     if op.kind == "norm" and op.function == "layer":
         return LAST, LAST
@@ -191,11 +191,11 @@ def _wanted(op: Op, held: Sequence[str], own: str, *, integer: bool) -> tuple[st
     return PLAIN, PLAIN
 
 
-def _is_narrow(op: Op) -> bool:
+def _is_narrow(op: Op, block: int) -> bool:
     """Whether its groups are neither single channels nor whole blocks: it then has no blocked kernel."""
     if op.window is None or op.gemm is None or op.window.groups == 1 or op.is_depthwise:
         return False
-    return op.gemm[2] % BLOCK > 0 or op.gemm[3] // prod(op.window.kernel) % BLOCK > 0
+    return op.gemm[2] % block > 0 or op.gemm[3] // prod(op.window.kernel) % block > 0
 
 
 def _is_image(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hw_models.families import KERNEL_FEATURES
 from hw_models.samples import Samples
 
 Array = NDArray[np.float64]
@@ -52,12 +53,28 @@ def fit_residual(kind: ResidualKind, samples: Samples, unit_s: Array) -> Residua
     """g for samples whose units take unit_s [units] seconds so far."""
     log_error = np.clip(np.log(samples.measured_s / samples.sum_units(unit_s)), -LIMIT, LIMIT)
     share = unit_s / samples.sum_units(unit_s)[samples.owner]
-    known = samples.units.features.any(axis=1)
+    features = samples.units.features
+    known = features.any(axis=1)
+    # Features that only a library's kernels have are left out where no kernel has one.
+    kept = np.arange(features.shape[1]) < len(KERNEL_FEATURES)
+    kept |= features.any(axis=0)
+    features = features[:, kept]
     if kind.name == "gp":
-        return _fit_process(kind, samples, log_error, share * known)
-    mean = np.zeros((len(samples), samples.units.features.shape[1]))
-    np.add.at(mean, samples.owner, samples.units.features * share[:, None])
-    return _fit_means(kind, mean, log_error)
+        return _OfSome(kept, _fit_process(kind, samples, features, log_error, share * known))
+    mean = np.zeros((len(samples), features.shape[1]))
+    np.add.at(mean, samples.owner, features * share[:, None])
+    return _OfSome(kept, _fit_means(kind, mean, log_error))
+
+
+@dataclass(frozen=True)
+class _OfSome:
+    """A residual that knows the kept features alone. kept: [FEATURES] bool."""
+
+    kept: NDArray[np.bool_]
+    residual: Residual
+
+    def __call__(self, features: Array) -> Array:
+        return self.residual(features[:, self.kept])
 
 
 def apply_residual(residual: Residual | None, features: Array) -> Array:
@@ -123,11 +140,10 @@ INDUCING = 300
 of them would take minutes."""
 
 
-def _fit_process(kind: ResidualKind, samples: Samples, log_error: Array, share: Array) -> Residual:
+def _fit_process(kind: ResidualKind, samples: Samples, features: Array, log_error: Array, share: Array) -> Residual:
     """On a subset of the kernels, the subset of regressors (Quinonero-Candela and Rasmussen 2005, JMLR 6, section 4);
     with all of them it is the process itself.
     """
-    features = samples.units.features
     known = np.unique(features[share > 0], axis=0)
     if len(known) > INDUCING:
         known = known[np.sort(np.random.default_rng(0).choice(len(known), INDUCING, replace=False))]

@@ -211,6 +211,7 @@ class Runtime:
     joins, float_joins: what joins the matrix op that made its input: all kernels, or those in floating point alone;
         "all" in `joins` for every pointwise op.
     own_layout: whether convolutions take maps in a layout of their own, to and from which they are copied.
+    block_channels: channels of a block of that layout, a vector in fp32.
     one_core: whether matrix and vector work are done by the same core, one after the other, which also waits for
         what comes from dram.
     depthwise_start_cycles: of a depthwise convolution, for each vector of channels of each position.
@@ -232,6 +233,7 @@ class Runtime:
     joins: tuple[str, ...] = _value()
     float_joins: tuple[str, ...] = _value()
     own_layout: bool = _value()
+    block_channels: int = _value(low=1, high=1024)
     one_core: bool = _value()
     depthwise_start_cycles: float = _value(low=0, high=1e4)
     integer_tap_cycles: float = _value(low=0, high=1e4)

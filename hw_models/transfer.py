@@ -27,6 +27,7 @@ STACKS: Mapping[str, tuple[str, str]] = {
     "ax650n": ("npu", "AXERA"),
     "coral_dev_board": ("npu", "Edge TPU"),
     "coral_usb": ("npu", "Edge TPU"),
+    "epyc_zen3_core": ("cpu", "x86"),
     "epyc_zen5_core": ("cpu", "x86"),
     "ethos_u85_2048": ("npu", "Arm"),
     "ethos_u85_2048_dedicated": ("npu", "Arm"),

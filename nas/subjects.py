@@ -20,6 +20,7 @@ from hw_models import Workload
 from hw_models.measurements import Measurement
 from nas.cost import check_timm_name, is_onnx, onnx_workload, part_workload, timm_model, timm_workload
 from nas.errors import UsageError
+from nas.timm_parts import TimmPart
 from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
 from search_spaces.layers import ConvNorm
@@ -37,6 +38,13 @@ class Subject:
     kind: str
     input_size: int
     description: str = ""
+
+    @property
+    def must_fuse(self) -> bool:
+        """Whether its graph is as intended only without operators by themselves that others take in: so it is of our
+        own blocks, while a timm block may well have a norm or an activation before its first convolution.
+        """
+        return self.kind == "block" and json.loads(self.description)["part"] != TimmPart.__name__
 
     def record(self, target: str, precision: str, latency_s: float, **more: Any) -> Measurement:
         """The measurement of it."""
@@ -101,7 +109,9 @@ def is_exported(name: str) -> bool:
 
 MIXERS_PACKAGE = "search_spaces.mixers"
 
-PART_CLASSES: dict[str, type[nn.Module]] = {cls.__name__: cls for cls in (Stem, ConvNorm, MetaFormerBlock, Head)}
+PART_CLASSES: dict[str, type[nn.Module]] = {
+    cls.__name__: cls for cls in (Stem, ConvNorm, MetaFormerBlock, Head, TimmPart)
+}
 """Classes a measured part may have."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.errors import UsageError
 
-KNOWN_CPUS = {("AuthenticAMD", "26"): "epyc_zen5_core"}
+KNOWN_CPUS = {("AuthenticAMD", "25"): "epyc_zen3_core", ("AuthenticAMD", "26"): "epyc_zen5_core"}
 """(vendor, family) of /proc/cpuinfo -> the target that describes one core of it."""
 
 

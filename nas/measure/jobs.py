@@ -24,6 +24,8 @@ from torch import nn
 from nas.measure.graphs import optimized_ops, write_graph, write_notes
 from nas.subjects import Subject
 
+IMAGE_CHANNELS = 3
+
 CHAIN = 3
 """Copies of a block in its longer graph."""
 
@@ -83,8 +85,9 @@ class Job:
 def is_chained(part: dict[str, Any]) -> bool:
     """Whether a described part writes a map like the one it reads."""
     arguments = part["arguments"]
-    same = part["part"] == "ConvNorm" and (arguments["stride"], arguments["out_chans"]) == (1, part["channels"])
-    return part["part"] == "MetaFormerBlock" or same
+    if part["part"] in ("ConvNorm", "TimmPart"):
+        return (arguments["stride"], arguments["out_chans"]) == (1, part["channels"])
+    return part["part"] == "MetaFormerBlock"
 
 
 def _ends(part: dict[str, Any]) -> list[tuple[int, int]]:
@@ -97,7 +100,8 @@ def _ends(part: dict[str, Any]) -> list[tuple[int, int]]:
         return [(arguments["dim"], -(-size // stride))]
     if part["part"] == "Head":
         return [(part["channels"], size)]
-    return [(part["channels"], size), (arguments["out_chans"], -(-size // arguments["stride"]))]
+    written = (arguments["out_chans"], -(-size // arguments["stride"]))
+    return [written] if part["channels"] == IMAGE_CHANNELS else [(part["channels"], size), written]
 
 
 class Probe(Subject):

@@ -130,7 +130,7 @@ def _prepare(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrat
                 continue
             if notes["unfused"]:
                 outcome.unfused[_name(job)] = notes["unfused"]
-            if notes["unfused"] and job.subject.kind == "block":
+            if notes["unfused"] and job.subject.must_fuse:
                 outcome.refused[_name(job)] = f"not fused as intended: {', '.join(notes['unfused'])}"
             else:
                 ready.append(job)

@@ -200,6 +200,7 @@ PRECISIONS = {
     "ax650n": "w8a8 w8a16 w16a16",
     "coral_dev_board": "w8a8",
     "coral_usb": "w8a8",
+    "epyc_zen3_core": "w8a8 fp16 fp32",
     "epyc_zen5_core": "w8a8 fp16 fp32",
     "ethos_u85_2048": "w8a8 w8a16 w16a16",
     "ethos_u85_2048_dedicated": "w8a8 w8a16 w16a16",
