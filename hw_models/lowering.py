@@ -29,7 +29,7 @@ def lower(workload: Workload, runtime: Runtime) -> Workload:
     if "slice" in runtime.float_ops:
         workload = _with_slices(workload)
     if runtime.float_ops:
-        workload = _with_conversions(workload, frozenset(runtime.float_ops))
+        workload = _with_conversions(workload, frozenset(runtime.float_ops), frozenset(runtime.split))
     return _with_reorders(workload, runtime.block_channels) if runtime.own_layout else workload
 
 
@@ -60,13 +60,16 @@ class _Rewriting:
         self.ops.append(Op(name, name, "copy", (index,), (made,), reads=(elements,), function="slice"))
         return made
 
-    def add_bias(self, op: Op) -> None:
-        """Its last op leaves its bias to an addition of its own."""
-        made, name = op.outputs[0], f"{op.name}.bias"
-        self.tensors.append(replace(self.tensors[made], name=f"{self.tensors[made].name}.unbiased"))
+    def follow(self, op: Op, word: str, function: str, others: tuple[int, ...] = ()) -> None:
+        """The last op, which does the work of `op`, leaves the rest of it to arithmetic of its own, which also reads
+        `others`.
+        """
+        made, name = op.outputs[0], f"{op.name}.{word}"
+        self.tensors.append(replace(self.tensors[made], name=f"{self.tensors[made].name}.before.{word}"))
         self.ops[-1] = replace(self.ops[-1], outputs=(len(self.tensors) - 1,))
-        reads = (self.tensors[made].elements,)
-        self.ops.append(Op(name, name, "elementwise", (len(self.tensors) - 1,), (made,), reads=reads, function="bias"))
+        inputs = (*others, len(self.tensors) - 1)
+        reads = tuple(self.tensors[index].elements for index in inputs)
+        self.ops.append(Op(name, name, "elementwise", inputs, (made,), reads=reads, function=function))
 
 
 def _part(shape: tuple[int, ...], elements: int) -> tuple[int, ...]:
@@ -96,8 +99,10 @@ def _has_bias_of_many(workload: Workload, op: Op) -> bool:
     return any(len(workload.tensors[index].shape) == 1 for index in op.weights)
 
 
-def _with_conversions(workload: Workload, float_ops: frozenset[str]) -> Workload:
-    """Ops of `float_ops` that read integers read dequantized values, and what they write is quantized for others."""
+def _with_conversions(workload: Workload, float_ops: frozenset[str], split: frozenset[str]) -> Workload:
+    """Ops of `float_ops` that read integers read dequantized values, and what they write is quantized for others. Those
+    of `split` are followed by a product with another such copy.
+    """
     new = _Rewriting(list(workload.tensors))
     quantized: dict[int, str] = {}
     """Tensors that a float op writes -> the integer format that other ops read."""
@@ -127,9 +132,12 @@ def _with_conversions(workload: Workload, float_ops: frozenset[str]) -> Workload
         for index in op.outputs if in_float else ():
             quantized[index] = workload.tensors[index].dtype
             new.tensors[index] = replace(new.tensors[index], dtype="fp32")
+        gated_by_it = (as_float(op.inputs[0], f"{op.name}.gated"),) if in_float and op.function in split else ()
         new.ops.append(replace(op, inputs=inputs))
+        if gated_by_it:
+            new.follow(op, "product", "mul", gated_by_it)
         if integer and "linear.bias" in float_ops and _has_bias_of_many(workload, op):
-            new.add_bias(op)
+            new.follow(op, "bias", "bias")
     outputs = tuple(as_integer(index) for index in workload.outputs)
     return replace(workload, tensors=tuple(new.tensors), ops=tuple(new.ops), outputs=outputs)
 
@@ -180,6 +188,8 @@ def _wanted(op: Op, held: Sequence[str], own: str, block: int, *, integer: bool)
         return "", held[0] if held else PLAIN
     if op.kind == "pool" and own == LAST and not integer:
         return PLAIN, PLAIN  # the float kernel
+    if op.function == "mean" and own == OWN:
+        return PLAIN, PLAIN
     if op.kind in ("pool", "reduce") or op.function == "concat":
         return (own, own) if held and all(layout == own for layout in held) else (PLAIN, PLAIN)
     if op.kind == "elementwise":

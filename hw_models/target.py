@@ -207,7 +207,10 @@ class Runtime:
 
     float_ops: op kinds ("norm"), functions ("gelu") or both ("scale.mul") that are computed in floating point between
         integers, behind conversions; "linear.bias" where integer products of tokens leave their bias to an addition,
-        "slice" where a part of a map is copied before it is read.
+        "slice" where a part of a map is copied before it is read. "reduce.mean" is a mean over axes, "reduce.avg" a
+        global pooling.
+    split: activations that between integers are two operators, a gate and a product with it, each of which has its own
+        dequantized copy of the input.
     joins, float_joins: what joins the matrix op that made its input: all kernels, or those in floating point alone;
         "all" in `joins` for every pointwise op.
     own_layout: whether convolutions take maps in a layout of their own, to and from which they are copied.
@@ -230,6 +233,7 @@ class Runtime:
     """
 
     float_ops: tuple[str, ...] = _value()
+    split: tuple[str, ...] = _value()
     joins: tuple[str, ...] = _value()
     float_joins: tuple[str, ...] = _value()
     own_layout: bool = _value()
