@@ -186,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, reason in outcome.refused.items():
         print(f"refused {name}: {reason}")
     if args.export is not None:
-        records = store.of(args.target)
+        place = {(job.subject.name, job.precision): number for number, job in enumerate(load_jobs(args.dir, args.target))}
+        records = sorted(store.of(args.target), key=lambda record: place[record.subject, record.precision])
         for kind, name in (("block", args.target), ("network", f"held_out/{args.target}_networks")):
             own = [record for record in records if record.kind == kind]
             (args.export / f"{name}.csv").write_text(measurements_csv(own))

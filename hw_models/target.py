@@ -207,8 +207,7 @@ class Runtime:
 
     float_ops: op kinds ("norm"), functions ("gelu") or both ("scale.mul") that are computed in floating point between
         integers, behind conversions; "linear.bias" where integer products of tokens leave their bias to an addition,
-        "slice" where a part of a map is copied before it is read. "reduce.mean" is a mean over axes, "reduce.avg" a
-        global pooling.
+        "slice" where a part of a map is copied before it is read. "reduce.mean" is a mean over axes.
     split: activations that between integers are two operators, a gate and a product with it, each of which has its own
         dequantized copy of the input.
     joins, float_joins: what joins the matrix op that made its input: all kernels, or those in floating point alone;

@@ -173,7 +173,7 @@ def describe(name: str, args: tuple[Any, ...], output: Tensor) -> Description | 
     if name in ADAPTIVE_POOLS:
         extent = max(1, args[0].numel() // max(1, output.numel()))
         if args[0].shape[-1] * args[0].shape[-2] == extent:
-            return Description("reduce", ADAPTIVE_POOLS[name], extent=extent)
+            return Description("reduce", "mean" if ADAPTIVE_POOLS[name] == "avg" else "max", extent=extent)
         kernel = (-(-args[0].shape[-2] // output.shape[-2]), -(-args[0].shape[-1] // output.shape[-1]))
         return Description("pool", ADAPTIVE_POOLS[name], window=Window(kernel, kernel), extent=extent)
     special = _SPECIAL.get(name)

@@ -69,6 +69,39 @@ def test_functions_without_an_integer_kernel_run_in_float_between_conversions() 
     assert _put_in(_chain(nn.GELU(), precision="fp32")) == {}
 
 
+def test_silu_between_integers_is_a_gate_and_a_product_with_copies_of_their_own() -> None:
+    assert _put_in(_chain(nn.SiLU())) == Counter(dequantize=2, mul=1, quantize=1)
+    assert _put_in(_chain(nn.Hardswish())) == Counter(dequantize=1, quantize=1)
+    assert _put_in(_chain(nn.SiLU(), precision="fp32")) == Counter()
+    lowered = lower(_chain(nn.SiLU()), CORE.runtime)
+    product = next(op for op in lowered.ops if op.function == "mul")
+    gate = next(op for op in lowered.ops if op.function == "silu")
+    assert product.inputs[1] == gate.outputs[0]
+    assert product.inputs[0] != gate.inputs[0]
+    quantized = next(op for op in lowered.ops if op.function == "quantize")
+    assert quantized.inputs == product.outputs
+
+
+class _Gated(nn.Module):
+    """x times the mean of its map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x.mean((2, 3), keepdim=True)
+
+
+def test_a_mean_is_taken_in_float() -> None:
+    assert _put_in(_chain(_Gated())) == Counter(dequantize=2, quantize=1)  # for the mean, and for the product with it
+    assert _put_in(_chain(nn.SiLU(), _Gated()))["dequantize"] == 2  # the product of SiLU is still in float
+    assert _put_in(_chain(_Gated(), precision="fp32"))["reorder"] == 2  # it and the product want plain maps
+
+
+def test_groups_are_narrow_where_they_fill_no_block() -> None:
+    grouped = _chain(nn.Conv2d(32, 32, 3, padding=1, groups=4), precision="fp32")
+    assert _put_in(grouped)["reorder"] == 2  # eight channels a group in blocks of sixteen
+    blocks_of_eight = replace(CORE.runtime, block_channels=8)
+    assert lower(grouped, blocks_of_eight).ops == grouped.ops
+
+
 def test_maps_are_reordered_for_what_reads_channels_last() -> None:
     norm = nn.GroupNorm(1, 32)  # its own statistics, but not over channels last
     assert "reorder" in _put_in(_chain(norm, precision="fp32"))
