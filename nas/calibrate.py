@@ -26,6 +26,7 @@ from nas.calibrations import CalibrationStore, Stored
 from nas.correlation import spearman
 from nas.errors import UsageError
 from nas.measure.jobs import CHAIN, is_chained
+from nas.measure.methods import check_one_method, methods_of
 from nas.measure.records import MeasurementStore
 from nas.problem import find_target
 from nas.progress import Narrator
@@ -93,11 +94,12 @@ def _too_few(
 def gather(target: str, measured: MeasurementStore, narrator: Narrator) -> list[Measurement]:
     """A target's measurements: the database's, then those of packs that it does not have.
 
-    Packs of other software than the database's are left out, and so are their values where the database disagrees;
-    both are said. Raises UsageError when the database itself mixes software or contradicts itself.
+    Packs of other software or methods than the database's are left out, and so are their values where the database
+    disagrees; both are said. Raises UsageError when the database itself mixes software or methods.
     """
     own = measured.of(target)
     _check_software(own, measured.url)
+    check_one_method(own, measured.url)
     found = {record.thing: record for record in own}
     for name in list_packs():
         try:
@@ -111,6 +113,13 @@ def gather(target: str, measured: MeasurementStore, narrator: Narrator) -> list[
             narrator.warn(
                 f"the pack {name} was measured with {theirs}, the database's measurements of {target} with {ours}: "
                 "times of different software do not mix, and the pack is left out"
+            )
+            continue
+        by, our_by = methods_of(pack), methods_of(own)
+        if our_by and by.keys() - our_by.keys():
+            narrator.warn(
+                f"the blocks of the pack {name} were timed by {', '.join(map(repr, by))}, the database's of {target} by "
+                f"{', '.join(map(repr, our_by))}: times of different methods do not mix, and the pack is left out"
             )
             continue
         contradicted = []

@@ -172,6 +172,25 @@ def test_packs_give_way_to_the_database(tmp_path, monkeypatch, records, version,
     assert any(wanted in said for said in heard.said)
 
 
+def timed_by(record, method):
+    return replace(record, conditions=json.dumps({"method": method}))
+
+
+def test_methods_of_timing_do_not_mix(tmp_path, records):
+    mixed = [timed_by(record, "one" if number % 2 else "other") for number, record in enumerate(records)]
+    with pytest.raises(UsageError, match="were timed in different ways .* which do not mix: .* --replace"):
+        run_calibration(TARGET, put(tmp_path, mixed), None, Narrator(quiet=True))
+
+
+def test_a_pack_timed_otherwise_is_left_out(tmp_path, monkeypatch, records):
+    monkeypatch.setattr("nas.calibrate.list_packs", lambda: ["made_up"])
+    monkeypatch.setattr("nas.calibrate.load_pack", lambda name: [timed_by(record, "other") for record in records[8:]])
+    heard = Heard()
+    with closing(Store(put(tmp_path, [timed_by(record, "one") for record in records[:8]]))) as store:
+        assert len(gather(TARGET, MeasurementStore(store), heard)) == 8
+    assert any("timed by 'other', the database's of npu_40tops by 'one'" in said for said in heard.said)
+
+
 def test_a_search_uses_the_newest_and_says_which(folder, tmp_path):
     study = run_search(small_spec(), folder, config="small", narrator=Narrator(quiet=True))
     plain = run_search(small_spec(), tmp_path, config="small", narrator=Narrator(quiet=True))

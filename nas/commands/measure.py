@@ -36,7 +36,7 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 @WANTED
 @SEED
 @click.option("--prepare-only", is_flag=True, help="Write the graphs now, time them with the same command later.")
-@click.option("--replace", is_flag=True, help="Drop what another version of the runtime measured.")
+@click.option("--replace", is_flag=True, help="Drop what another version of the runtime, or another method, measured.")
 @FOLDER
 @STORAGE
 @JSON
@@ -82,7 +82,7 @@ def export_(target: str | None, out: Path | None, folder: Path, url: str | None)
 @measure.command("import")
 @click.argument("table", type=click.Path(path_type=Path))
 @click.option("--target", required=True, help="The device they are of: a target's name or TOML file.")
-@click.option("--replace", is_flag=True, help="Drop what another runtime or version measured on it.")
+@click.option("--replace", is_flag=True, help="Drop what another runtime, version or method measured on it.")
 @FOLDER
 @STORAGE
 @QUIET

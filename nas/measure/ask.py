@@ -11,6 +11,7 @@ from nas.errors import UsageError
 from nas.files import sole_user
 from nas.measure.design import choose_parts, draw_networks
 from nas.measure.jobs import Job
+from nas.measure.methods import methods_asked, refuse_other_methods
 from nas.measure.records import MeasurementStore, refuse_other_software
 from nas.measure.run import Device, Outcome, measure_jobs
 from nas.measure.wanted import read_wanted
@@ -54,7 +55,7 @@ def run_measuring(
     block at one precision each; by default DEFAULT_BUDGET, none when models, networks or a table are asked for.
     wanted: a table of suggested blocks, each in its own precision.
     minutes: when to stop. precisions: the device's usual ones by default. prepare_only: write the graphs, time later.
-    replace: drop what another version of the runtime measured.
+    replace: drop what another version of the runtime, or another method, measured.
     Raises UsageError for what does not exist or cannot be timed here, NasError under load, Interrupted at Ctrl-C.
     """
     if (budget is not None and budget < 1) or networks < 0 or batch < 1 or (minutes is not None and minutes <= 0):
@@ -88,6 +89,7 @@ def run_measuring(
     jobs += [Job(subject, precision, batch) for subject in subjects for precision in chosen]
     measured = MeasurementStore(store)
     refuse_other_software(measured, name, on.runtime, on.runtime_version, replace=replace)
+    refuse_other_methods(measured, name, methods_asked(jobs), replace=replace)
     refuse_other_threads(measured, name, threads)
     with sole_user(store.folder / "measure", "the measuring of this folder"):
         narrator.say(

@@ -29,6 +29,11 @@ IMAGE_CHANNELS = 3
 CHAIN = 3
 """Copies of a block in its longer graph."""
 
+CHAINED = f"chain of {CHAIN} less one"
+LED = f"{CHAINED}, led"
+"""Methods: half the difference of a chain and one, as tables of earlier plans were timed, and with both behind a
+pointwise convolution."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -61,11 +66,11 @@ class Job:
         graph = self._graph(self.subject, 1)
         if self.subject.kind == "network":
             return ((graph, 1.0),)
-        part = json.loads(self.subject.description)
-        if is_chained(part):
+        if self.is_chained:
             alone, chain = (self._graph(self.subject, copies, led=True) for copies in (1, CHAIN))
             return ((alone, -1 / (CHAIN - 1)), (chain, 1 / (CHAIN - 1)))
         terms = [(graph, 1.0)]
+        part = json.loads(self.subject.description)
         for channels, size in _ends(part):
             probe = Probe(f"reorder-{channels}-{size}", "probe", size, str(channels))
             terms += [(self._graph(probe, 1), -1.0), (self._graph(probe, 2), 0.5)]
@@ -76,7 +81,12 @@ class Job:
         """In words, for the record."""
         if self.subject.kind == "network":
             return "whole"
-        return f"chain of {CHAIN} less one, led" if len(self.terms) == 2 else "alone, less the reorders of its ends"
+        return LED if self.is_chained else "alone, less the reorders of its ends"
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether it is a block that is timed in a chain."""
+        return self.subject.kind == "block" and is_chained(json.loads(self.subject.description))
 
     def _graph(self, subject: Subject, copies: int, *, led: bool = False) -> Graph:
         return Graph(subject, self.precision, self.batch, copies, led)

@@ -18,6 +18,7 @@ from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, known_target, 
 from nas.measure.design import draw_networks
 from nas.measure.graphs import write_graph
 from nas.measure.jobs import CHAIN, is_chained
+from nas.measure.table import copies_name
 from nas.measure.wanted import read_wanted
 from nas.progress import Narrator
 from nas.subjects import Subject, architecture_subject, named_subject
@@ -35,7 +36,7 @@ BLOCKS, NETWORKS = 20, 5
 
 @dataclass(frozen=True)
 class _Line:
-    """One file to time, and its row of the table."""
+    """One file to time, and its row of the table. copies: of a block, behind a pointwise convolution; 0: a network."""
 
     file: str
     subject: Subject
@@ -44,7 +45,11 @@ class _Line:
 
     @property
     def model(self) -> str:
-        return self.subject.name if self.copies == 1 else f"{self.subject.name} x{self.copies}"
+        return copies_name(self.subject.name, self.copies) if self.copies else self.subject.name
+
+    def write(self, path: Path, precision: str) -> None:
+        """Its graph, as `nas measure` times it here."""
+        write_graph(path, self.subject, precision, self.copies or 1, led=self.copies > 0)
 
 
 def write_plan(
@@ -93,9 +98,9 @@ def write_plan(
         for number, line in enumerate(lines):
             stop()
             update(number, len(lines), line.file)
-            write_graph(folder / line.file, line.subject, "fp32", line.copies)
+            line.write(folder / line.file, "fp32")
             if line.precision == "w8a8":
-                write_graph(folder / _qdq(line.file), line.subject, "w8a8", line.copies)
+                line.write(folder / _qdq(line.file), "w8a8")
         (folder / TABLE).write_text(_table(lines), encoding="utf-8")
         (folder / "README.md").write_text(_readme(target_name(target), lines), encoding="utf-8")
         update(len(lines), len(lines), "")
@@ -121,7 +126,7 @@ def is_chainable(subject: Subject) -> bool:
 def _lines(subject: Subject, precision: str) -> list[_Line]:
     words = subject.name.replace(":", "-").replace("/", "-")
     if subject.kind == "network":
-        return [_Line(f"networks/{words}-{subject.input_size}.onnx", subject, 1, precision)]
+        return [_Line(f"networks/{words}-{subject.input_size}.onnx", subject, 0, precision)]
     return [_Line(f"blocks/{words}-x{copies}.onnx", subject, copies, precision) for copies in (1, CHAIN)]
 
 
@@ -170,8 +175,9 @@ def _readme(target: str, lines: Sequence[_Line]) -> str:
    the **median** time of one inference in **milliseconds** into the column `latency_ms`. Time what the device computes;
    leave the transfer of the image out if you can, and treat all files alike.
 3. Write the compiler or runtime and its version into `runtime` and `runtime_version`, the same in every line.
-4. Leave the latency of a file that does not compile empty. A block is there twice, alone (`-x1`) and {CHAIN} times in a
-   row (`-x{CHAIN}`): time both or neither. Half their difference is the time of the block inside a network.
+4. Leave the latency of a file that does not compile empty. A block is there twice, once (`-x1`) and {CHAIN} times in a
+   row (`-x{CHAIN}`), both behind the same small convolution: time both or neither. Half their difference is the time of the
+   block inside a network: what both files pay (the call, the convolution, the map's way in and out) is not in it.
 5. Keep all other columns as they are, and hand the table back:
    `nas measure import {TABLE} --target {target}`
 

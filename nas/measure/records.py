@@ -56,6 +56,13 @@ class MeasurementStore:
         with database_errors(self.url), self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
+    def drop(self, records: Iterable[Measurement]) -> None:
+        """Remove the rows of these identities."""
+        with database_errors(self.url), self._engine.begin() as connection:
+            for record in records:
+                same = sa.and_(*(_MEASUREMENTS.c[name] == getattr(record, name) for name in _KEY))
+                connection.execute(sa.delete(_MEASUREMENTS).where(same))
+
     def drop_other_software(self, target: str, runtime: str, runtime_version: str) -> int:
         """Remove the rows of a target that another runtime or version made. Returns how many."""
         table = _MEASUREMENTS.c

@@ -19,14 +19,29 @@ from hw_models.measurements import (
 )
 from nas.errors import UsageError
 from nas.measure.ask import target_name
-from nas.measure.jobs import CHAIN
+from nas.measure.jobs import CHAIN, CHAINED, LED
+from nas.measure.methods import check_one_method, methods_of, refuse_other_methods
 from nas.measure.records import MeasurementStore, refuse_other_software
 from nas.objectives import suggestion
 from nas.store import Store
 from nas.subjects import check_subject, part_key
 
-_CHAINED = re.compile(r"(block:[0-9a-f]+) x(\d+)")
-"""Name of a block of which several copies were timed one behind the other."""
+_COPIES = re.compile(r"(block:[0-9a-f]+)(?: x(\d+)( led)?)?")
+"""Name of a block, of which copies were timed one behind the other, behind a pointwise convolution or not."""
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """What the name of a timed block says."""
+
+    block: str
+    copies: int
+    led: bool
+
+
+def copies_name(block: str, copies: int) -> str:
+    """The name under which a plan's table has some copies of a block behind a pointwise convolution."""
+    return f"{block} x{copies} led"
 
 
 @dataclass(frozen=True)
@@ -45,9 +60,9 @@ def import_measurements(
     """Take the measurements of a CSV into the database, all or none.
 
     target: the device they are of: a built-in one, or one of the user's own, by name or by its TOML file.
-    replace_other: drop what the database has of the target from another runtime or version.
+    replace_other: drop what the database has of the target from another runtime, version or method.
     Raises UsageError, one line with the line number and the cure, for anything wrong with the table, for models that
-    are not known, and for other software than the target's earlier measurements.
+    are not known, and for other software or methods than the target's earlier measurements.
     """
     name = target_name(target)
     empty: list[int] = []
@@ -55,6 +70,7 @@ def import_measurements(
         records = read_measurements(path, name, check_measured, empty)
         records = unchained(records, str(path))
         check_one_version(records, str(path))
+        check_one_method(records, str(path))
     except MeasurementError as error:
         raise UsageError(str(error)) from error
     today = datetime.date.today().isoformat()
@@ -62,6 +78,7 @@ def import_measurements(
     store = MeasurementStore(Store(folder, url, create=True))
     first = records[0]
     refuse_other_software(store, name, first.runtime, first.runtime_version, replace=replace_other)
+    refuse_other_methods(store, name, methods_of(records), replace=replace_other)
     known = {record.identity for record in store.of(name)}
     store.put(records)
     replaced = sum(record.identity in known for record in records)
@@ -83,57 +100,70 @@ def export_measurements(folder: Path, url: str | None, target: str | None = None
 def check_measured(record: Measurement) -> None:
     """As `check_subject`; a block must also be the one that its name says. Raises UsageError."""
     check_subject(record)
-    if record.kind == "block":
-        chained = _CHAINED.fullmatch(record.subject)
-        name = chained[1] if chained else record.subject
-        if name != part_key(record.description):
-            raise UsageError(f"the description of {record.subject} was changed; keep it as it was written")
+    if record.kind != "block":
+        return
+    named = _named(record)
+    if named.block != part_key(record.description):
+        raise UsageError(f"the description of {record.subject} was changed; keep it as it was written")
+    if named.copies not in (1, CHAIN):
+        raise UsageError(
+            f"{record.subject} is {named.copies} copies of a block, but its time is told from 1 and {CHAIN}; keep the "
+            "column model as `nas measure plan` wrote it"
+        )
 
 
 def unchained(records: Sequence[Measurement], where: str) -> list[Measurement]:
-    """Blocks timed alone and as a chain become one record each, half their difference; others stay as they are.
+    """Blocks timed once and as a chain become one record each, half their difference; others stay as they are.
 
-    Raises MeasurementError for a chain without its block alone, the reverse, and a chain that is not the slower.
+    Raises MeasurementError for one of the two without the other, and for a chain that is not the slower.
     """
-    chains = {_alone(record): record for record in records if _CHAINED.fullmatch(record.subject)}
+    blocks = {record: _named(record) for record in records if record.kind == "block"}
+    pairs: dict[tuple[Any, ...], dict[int, Measurement]] = {}
+    for record, named in blocks.items():
+        pairs.setdefault(_of(record, named), {})[named.copies] = record
+    bare_chains = any(named.copies == CHAIN and not named.led for named in blocks.values())
     out = []
     for record in records:
-        if _CHAINED.fullmatch(record.subject):
-            continue
-        chain = chains.pop(record.thing, None)
-        if chain is None:
-            if chains and record.kind == "block":
-                raise MeasurementError(
-                    f"{where}: {record.subject} in {record.precision} was timed alone, but not as a chain of {CHAIN}; "
-                    "fill in both lines or neither"
-                )
+        if record not in blocks:
             out.append(record)
-        elif chain.latency_s <= record.latency_s:
+            continue
+        named = blocks[record]
+        pair = pairs[_of(record, named)]
+        if not (bare_chains or named.led):
+            out.append(record)  # a time that was told from the rest in another way
+        elif len(pair) == 1:
+            missing = f"chain of {CHAIN}" if named.copies == 1 else "single block"
             raise MeasurementError(
-                f"{where}: the chain of {CHAIN} of {record.subject} in {record.precision} takes {chain.latency_s:.4g} "
-                f"s, no longer than the block alone ({record.latency_s:.4g} s); were the two lines exchanged?"
+                f"{where}: {record.subject} in {record.precision} has a time, but the {missing} has none; fill in "
+                "both lines or neither"
             )
-        else:
-            out.append(_difference(record, chain))
-    for chain in chains.values():
-        raise MeasurementError(
-            f"{where}: {chain.subject} in {chain.precision} has a time, but the block alone has none; fill in both "
-            "lines or neither"
-        )
+        elif named.copies == 1:
+            out.append(_difference(record, pair[CHAIN], named, where))
     return out
 
 
-def _alone(chain: Measurement) -> tuple[Any, ...]:
-    match = _CHAINED.fullmatch(chain.subject)
-    assert match is not None
-    return replace(chain, subject=match[1]).thing
+def _named(record: Measurement) -> _Copies:
+    match = _COPIES.fullmatch(record.subject)
+    if match is None:
+        return _Copies(record.subject, 1, led=False)
+    return _Copies(match[1], int(match[2] or 1), led=match[3] is not None)
 
 
-def _difference(alone: Measurement, chain: Measurement) -> Measurement:
-    conditions = alone.condition() | {"method": f"chain of {CHAIN} less one"}
+def _of(record: Measurement, named: _Copies) -> tuple[Any, ...]:
+    return (*replace(record, subject=named.block).thing, named.led)
+
+
+def _difference(single: Measurement, chain: Measurement, named: _Copies, where: str) -> Measurement:
+    if chain.latency_s <= single.latency_s:
+        raise MeasurementError(
+            f"{where}: the chain of {CHAIN} of {named.block} in {chain.precision} takes {chain.latency_s:.4g} s, no "
+            f"longer than the single block ({single.latency_s:.4g} s); were the two lines exchanged?"
+        )
+    conditions = single.condition() | {"method": LED if named.led else CHAINED}
     return replace(
-        alone,
-        latency_s=(chain.latency_s - alone.latency_s) / (CHAIN - 1),
+        single,
+        subject=named.block,
+        latency_s=(chain.latency_s - single.latency_s) / (CHAIN - 1),
         spread_s=0.0,
         low_s=0.0,
         high_s=0.0,

@@ -112,6 +112,25 @@ def test_a_machine_under_load_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert store.of("core") == []
 
 
+def test_blocks_timed_by_another_method_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.design.POOL", 30)
+    store = MeasurementStore(Store(tmp_path, create=True))
+    before = [
+        job.subject.record(
+            "npu_40tops", job.precision, 1e-3, runtime=CpuDevice.runtime,
+            runtime_version=CpuDevice(tmp_path).runtime_version, conditions='{"method": "alone"}',
+        )
+        for job in _jobs(8)
+        if job.is_chained
+    ]  # fmt: skip
+    store.put(before)
+    asked = {"target": "npu_40tops", "preset": "small", "budget": 8, "prepare_only": True}
+    with pytest.raises(UsageError, match="blocks timed by 'alone', these are timed by .* --replace"):
+        run_measuring(tmp_path, None, _QUIET, **asked)
+    run_measuring(tmp_path, None, _QUIET, replace=True, **asked)
+    assert store.of("npu_40tops") == []
+
+
 def test_groups_keep_the_order_and_their_size() -> None:
     jobs = _jobs(3)
     made = groups(jobs)

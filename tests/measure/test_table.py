@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
-from hw_models.measurements import read_measurements
+from hw_models.measurements import measurements_csv, read_measurements
 from nas.errors import UsageError
 from nas.measure.design import part_pool
+from nas.measure.jobs import CHAINED, LED
+from nas.measure.methods import method_of, methods_of
 from nas.measure.plan import COLUMNS, TABLE, write_plan
+from nas.measure.records import MeasurementStore
 from nas.measure.table import export_measurements, import_measurements
 from nas.measure.wanted import read_wanted
 from nas.progress import Narrator
+from nas.store import Store
 from nas.subjects import part_subject
 from nas.suggest import suggestion_csv
 from search_spaces import load_space
@@ -91,6 +96,10 @@ def test_a_plan_is_timed_filled_in_and_taken_back(tmp_path: Path, monkeypatch: p
     with (plan / TABLE).open(newline="") as stream:
         files = [row["file"] for row in csv.DictReader(stream)]
     assert len(files) == 5
+    for file in (file for file in files if file.startswith("blocks/")):
+        graph = onnx.load(str(plan / file)).graph
+        assert graph.node[0].op_type == "Conv"  # as `nas measure` times a block
+        assert next(value for value in graph.initializer if value.name == graph.node[0].input[1]).dims[2:] == [1, 1]
     for file in files:
         for path in (plan / file, plan / file.replace(".onnx", "-qdq.onnx")):
             onnx.checker.check_model(onnx.load(str(path)))
@@ -105,11 +114,13 @@ def test_a_plan_is_timed_filled_in_and_taken_back(tmp_path: Path, monkeypatch: p
     done = import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
     blocks = [record for record in done.records if record.kind == "block"]
     assert [record.latency_s for record in blocks] == pytest.approx([0.2e-3] * 2)
+    assert {method_of(record) for record in blocks} == {LED}
     assert [record.latency_s for record in done.records if record.kind == "network"] == [pytest.approx(4e-3)]
 
     for times, said in (
-        ({"-x1": "0.9", "-x3": "0.5"}, "no longer than the block alone"),
-        ({"-x3": "0.5"}, "the block alone has none"),
+        ({"-x1": "0.9", "-x3": "0.5"}, "no longer than the single block"),
+        ({"-x3": "0.5"}, "the single block has none"),
+        ({"-x1": "0.5"}, "the chain of 3 has none"),
     ):
         _fill(plan, times)
         with pytest.raises(UsageError, match=said):
@@ -120,6 +131,44 @@ def test_a_plan_is_timed_filled_in_and_taken_back(tmp_path: Path, monkeypatch: p
     (plan / TABLE).write_text(text)
     _fill(plan, {"-x1": "0.5", "-x3": "0.9"})
     with pytest.raises(UsageError, match=r"does not describe a block|was changed"):
+        import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
+
+
+def _old_plan(plan: Path) -> None:
+    """As a plan's table named blocks before they were led."""
+    text = (plan / TABLE).read_text()
+    (plan / TABLE).write_text(text.replace(" x1 led", "").replace(" x3 led", " x3"))
+
+
+def test_blocks_timed_in_different_ways_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.design.POOL", 30)
+    plan = _planned(tmp_path)
+    _fill(plan, {"-x1": "0.5", "-x3": "0.9", "networks": "4"})
+    led = (plan / TABLE).read_text()
+    _old_plan(plan)
+    old = import_measurements(plan / TABLE, "npu_40tops", tmp_path, None).records
+    assert methods_of(old) == {CHAINED: 2}
+    (plan / TABLE).write_text(led)
+    said = f"has 2 blocks timed by '{CHAINED}', these are timed by '{LED}': .* drop the old ones with --replace"
+    with pytest.raises(UsageError, match=said):
+        import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
+    import_measurements(plan / TABLE, "npu_40tops", tmp_path, None, replace_other=True)
+    store = MeasurementStore(Store(tmp_path))
+    assert methods_of(store.of("npu_40tops")) == {LED: 2}
+    assert sum(record.kind == "network" for record in store.of("npu_40tops")) == 1  # networks are timed in one way
+
+    table = tmp_path / "both.csv"
+    table.write_text(measurements_csv([*store.of("npu_40tops"), replace(old[-1], input_size=old[-1].input_size + 1)]))
+    with pytest.raises(UsageError, match=r"both\.csv were timed in different ways \(2 by '.*', 1 by"):
+        import_measurements(table, "npu_40tops", tmp_path, None)
+
+
+def test_another_number_of_copies_is_said_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.design.POOL", 30)
+    plan = _planned(tmp_path)
+    _fill(plan, {"-x1": "0.5", "-x3": "0.9"})
+    (plan / TABLE).write_text((plan / TABLE).read_text().replace(" x3 led", " x5 led"))
+    with pytest.raises(UsageError, match=r"line \d+: block:\w+ x5 led is 5 copies"):
         import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
 
 
