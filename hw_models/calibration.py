@@ -25,7 +25,7 @@ from hw_models.part_cost import PartCost
 from hw_models.predictor import LEVEL, Predictor, fit_predictor, refit_predictor
 from hw_models.samples import Samples
 from hw_models.target import Overhead, Target
-from hw_models.transfer import Transfer, kin
+from hw_models.transfer import Transfer, UnseenErrors, kin
 
 Array = NDArray[np.float64]
 
@@ -72,7 +72,9 @@ class Calibration:
         """What computes with it. Raises ValueError when fitting again gives other numbers than were stored."""
         prior = _prior(self.content["prior"])
         if self.kind == "transferred":
-            errors = np.array(self.content["log_errors"])
+            seen = np.array(self.content["log_errors"])
+            # Calibrations of earlier versions counted every latency alike.
+            errors = UnseenErrors(seen, np.array(self.content.get("weights", np.full(len(seen), 1 / max(len(seen), 1)))))
             return CalibratedLatency(target, Blend((Additive(np.exp(prior.mean), np.zeros(0)),), (1.0,)), errors=errors)
         samples = _samples(self.content["samples"])
         choices = [Choice.from_dict(choice) for choice in self.content["choices"]]
@@ -110,7 +112,11 @@ def transferred_calibration(target: str, known: Transfer) -> Calibration:
         + (f" and {more} more" if more > 0 else "")
         + f"; 90 percent interval a factor {np.exp(known.log_spread):.2g} either way"
     )
-    content = {"prior": _prior_data(known.prior), "log_errors": [round(float(error), 4) for error in known.log_errors]}
+    content = {
+        "prior": _prior_data(known.prior),
+        "log_errors": [round(float(error), 4) for error in known.errors.log_errors],
+        "weights": [round(float(weight), 9) for weight in known.errors.weights],
+    }
     return Calibration(target, "transferred", about, content)
 
 
@@ -118,11 +124,11 @@ class CalibratedLatency:
     """Latencies of networks as sums over parts, each distinct part evaluated once."""
 
     def __init__(
-        self, target: Target, blend: Blend, predictor: Predictor | None = None, errors: Array | None = None
+        self, target: Target, blend: Blend, predictor: Predictor | None = None, errors: UnseenErrors | None = None
     ) -> None:
-        """predictor: of a measured target; errors: log errors seen on other devices, of a transferred one."""
+        """predictor: of a measured target; errors: those seen on other devices, of a transferred one."""
         self.target, self._blend, self._predictor = target, blend, predictor
-        self._errors = np.zeros(0) if errors is None else errors
+        self._errors = errors or UnseenErrors(np.zeros(0), np.zeros(0))
         self._parts: dict[int, tuple[PartCost, Array]] = {}
 
     @property
@@ -173,14 +179,14 @@ class CalibratedLatency:
         if self._predictor is not None:
             low, high = self._predictor.interval_of(seconds[1:, None], level)
             return min(float(low[0]), float(seconds[0])), max(float(high[0]), float(seconds[0]))
-        factor = float(np.exp(np.quantile(np.abs(self._errors), level)))
+        factor = float(np.exp(self._errors.either_way(level)))
         return float(seconds[0]) / factor, float(seconds[0]) * factor
 
     def upper(self, seconds: Array, risk: float) -> float:
         """Seconds that a share `risk` of such networks stays below."""
         if self._predictor is not None:
             return float(self._predictor.upper_of(seconds[1:, None], risk)[0])
-        return float(seconds[0] * np.exp(np.quantile(self._errors, risk)))
+        return float(seconds[0] * np.exp(self._errors.above(risk)))
 
 
 def _prior_data(prior: FactorPrior) -> dict[str, Any]:

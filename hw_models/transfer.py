@@ -110,25 +110,46 @@ def measured_factors(
 
 
 @dataclass(frozen=True)
+class UnseenErrors:
+    """How far latencies of a device are off that was not measured: what was seen of others, each predicted from the rest.
+
+    log_errors: measured over predicted; weights: [errors] shares, which add up to less than 1: the rest is the new
+    device's own, of which nothing is known. So its interval is a conformal one whose scores count more the nearer the
+    device they are from (Barber, Candes, Ramdas, Tibshirani 2023, "Conformal prediction beyond exchangeability",
+    section 3), and a device counts once however many latencies it has (Dunn, Wasserman, Ramdas 2023, "Distribution-free
+    prediction sets for two-layer hierarchical models").
+    """
+
+    log_errors: Array
+    weights: Array
+
+    def either_way(self, level: float) -> float:
+        """Half-width, in natural logarithms, of the interval that holds a share `level`."""
+        return self._quantile(np.abs(self.log_errors), level)
+
+    def above(self, risk: float) -> float:
+        """Logarithm of the factor on a prediction that a share `risk` of latencies stays below."""
+        return self._quantile(self.log_errors, risk)
+
+    def _quantile(self, values: Array, level: float) -> float:
+        order = np.argsort(values, kind="stable")
+        place = int(np.searchsorted(np.cumsum(self.weights[order]), level - 1e-12))
+        # Beyond what was seen stands a device as far off as any is believed to be.
+        return float(values[order][place]) if place < len(values) else max(SCALE_SPREAD, *values, 0.0)
+
+
+@dataclass(frozen=True)
 class Transfer:
-    """What is believed of a target before it is measured, and from whom."""
+    """What is believed of a target before it is measured, from whom, and how far off that may be."""
 
     prior: FactorPrior
     sources: tuple[DeviceFactors, ...]
-    log_errors: Array
+    errors: UnseenErrors
 
     @property
     def log_spread(self) -> float:
-        """Half-width, in natural logarithms, of the interval that held 90 percent of the sources' own latencies when
-        each was predicted from the others.
-        """
-        return float(np.quantile(np.abs(self.log_errors), 0.9)) if len(self.log_errors) else SCALE_SPREAD
-
-    def upper(self, risk: float) -> float:
-        """Factor on a prediction that a share `risk` of latencies stays below."""
-        return (
-            float(np.exp(np.quantile(self.log_errors, risk))) if len(self.log_errors) else float(np.exp(SCALE_SPREAD))
-        )
+        """Half-width, in natural logarithms, of the interval that is to hold 90 percent of latencies."""
+        return self.errors.either_way(0.9)
 
 
 def transfer(target: str, devices: Sequence[DeviceFactors]) -> Transfer | None:
@@ -138,13 +159,9 @@ def transfer(target: str, devices: Sequence[DeviceFactors]) -> Transfer | None:
     if not sources:
         return None
     # Rows of one device (precisions, runtimes) share its weight.
-    rows_of = {one.target: sum(other.target == one.target for other in sources) for one in sources}
-    weights = np.array(
-        [
-            (SAME_STACK_WEIGHT if stack and stack_of(one.target)[1] == stack else 1.0) / rows_of[one.target]
-            for one in sources
-        ]
-    )
+    rows = np.array([sum(other.target == one.target for other in sources) for one in sources])
+    kinship = np.array([SAME_STACK_WEIGHT if stack and stack_of(one.target)[1] == stack else 1.0 for one in sources])
+    weights = kinship / rows
     scales = np.array([np.mean(list(one.log_factors.values())) for one in sources])
     scale, scale_spread = _mean_and_spread(scales, weights, SCALE_SPREAD / 2)
     means, spreads = np.full(len(COLUMNS), scale), np.full(len(COLUMNS), COLUMN_SPREAD)
@@ -154,8 +171,16 @@ def transfer(target: str, devices: Sequence[DeviceFactors]) -> Transfer | None:
             off = np.array([sources[position].log_factors[column] - scales[position] for position in has])
             step, spreads[index] = _mean_and_spread(off, weights[has], COLUMN_SPREAD)
             means[index] = scale + step
-    errors = [error for one in sources for error in one.log_errors]
-    return Transfer(FactorPrior(means, spreads, scale_spread), tuple(sources), np.array(errors))
+    return Transfer(FactorPrior(means, spreads, scale_spread), tuple(sources), _errors(sources, kinship))
+
+
+def _errors(sources: Sequence[DeviceFactors], kinship: Array) -> UnseenErrors:
+    """Weight of each device [sources], divided among its errors; the new device weighs as one of another stack."""
+    weight_of = {one.target: weight for one, weight in zip(sources, kinship, strict=True) if one.log_errors}
+    count_of = {target: sum(len(one.log_errors) for one in sources if one.target == target) for target in weight_of}
+    pairs = [(error, weight_of[one.target] / count_of[one.target]) for one in sources for error in one.log_errors]
+    errors, weights = np.array(pairs).reshape(-1, 2).T
+    return UnseenErrors(errors, weights / (1 + sum(weight_of.values())))
 
 
 def _mean_and_spread(values: Array, weights: Array, believed: float) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hw_models import list_targets
+from hw_models.factors import SCALE_SPREAD
 from hw_models.families import COLUMNS
 from hw_models.transfer import STACKS, DeviceFactors, kin, published_factors, stack_of, transfer
 
@@ -48,12 +49,44 @@ def test_devices_that_disagree_make_the_prior_unsure():
     assert apart.prior.scale_spread > alike.prior.scale_spread
 
 
-def test_the_interval_is_what_held_the_sources():
-    errors = tuple(np.linspace(-1, 1, 201))
-    known = transfer("npu_40tops", [device("hailo8", 1.0, errors)])
+NPUS = [name for name, (kind, _) in STACKS.items() if kind == "npu" and name != "npu_40tops"]
+
+
+def test_a_device_counts_once_and_kin_four_times():
+    many, few = tuple(np.linspace(-1, 1, 201)), (0.1, -0.1)
+    known = transfer("npu_40tops", [device("hailo8", 1.0, many), device("ax650n", 1.0, few), device("sl1680", 1.0, few)])
     assert known is not None
-    assert known.log_spread == pytest.approx(0.9, abs=0.01)
-    assert known.upper(0.9) == pytest.approx(np.exp(0.8), rel=0.01)
+    weight = {name: known.errors.weights[start:stop].sum() for name, start, stop in
+              (("hailo8", 0, 201), ("ax650n", 201, 203), ("sl1680", 203, 205))}  # fmt: skip
+    assert weight == pytest.approx({"hailo8": 1 / 7, "ax650n": 1 / 7, "sl1680": 4 / 7})
+    assert known.errors.weights.sum() == pytest.approx(6 / 7)  # the new device itself is not known
+
+
+def test_two_devices_cannot_hold_ninety_percent():
+    known = transfer("npu_40tops", [device(name, 1.0, (0.1, -0.2)) for name in ("hailo8", "ax650n")])
+    assert known is not None
+    assert known.errors.either_way(0.5) == pytest.approx(0.2)
+    assert known.log_spread == known.errors.above(0.9) == SCALE_SPREAD
+    none = transfer("npu_40tops", [device("hailo8", 1.0)])
+    assert none is not None
+    assert none.log_spread == SCALE_SPREAD
+
+
+def test_intervals_hold_what_they_say_on_devices_that_differ():
+    """Devices of one law, each with a bias and a scatter of its own: those of the next are held in nine of ten cases."""
+    rng = np.random.default_rng(0)
+    held = {0.9: [], 0.5: []}
+    below = []
+    for _ in range(400):
+        drawn = [rng.normal(rng.normal(0, 0.3), np.exp(rng.normal(-1.5, 0.5)), rng.integers(3, 40)) for _ in range(13)]
+        known = transfer("npu_40tops", [device(n, 1.0, tuple(e)) for n, e in zip(NPUS, drawn[1:], strict=False)])
+        assert known is not None
+        for level, found in held.items():
+            found.append(np.mean(np.abs(drawn[0]) <= known.errors.either_way(level)))
+        below.append(np.mean(drawn[0] <= known.errors.above(0.9)))
+    for level, found in held.items():
+        assert level - 0.02 <= np.mean(found) <= level + 0.1
+    assert 0.88 <= np.mean(below) <= 1.0
 
 
 def test_a_target_without_a_board_starts_from_its_vendors_device():
