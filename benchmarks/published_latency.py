@@ -176,11 +176,12 @@ def unseen_text(unseen: Sequence[Unseen]) -> dict[str, str]:
     """How far off and how often held, in words."""
     errors = np.concatenate([one.log_errors for one in unseen])
     by_target = ", ".join(f"{one.target} {100 * one.held:.0f} ({np.exp(one.log_spread):.1f})" for one in unseen)
+    held = 100 * np.mean([one.held for one in unseen])
     return {
         "no measurement of the device, factors transferred": f"{len(errors)} latencies, root mean square log error "
         f"capped at 0.5: {robust_error(errors):.3f}",
-        "no measurement of the device, 90 percent intervals": "hold on average over targets "
-        f"{100 * np.mean([one.held for one in unseen]):.0f} percent; percent of each (and factor either way): {by_target}",
+        "no measurement of the device, 90 percent intervals": f"hold {held:.0f} percent on average over "
+        f"{len(unseen)} targets; percent of each (and factor either way): {by_target}",
     }
 
 

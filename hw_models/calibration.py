@@ -74,7 +74,9 @@ class Calibration:
         if self.kind == "transferred":
             seen = np.array(self.content["log_errors"])
             # Calibrations of earlier versions counted every latency alike.
-            errors = UnseenErrors(seen, np.array(self.content.get("weights", np.full(len(seen), 1 / max(len(seen), 1)))))
+            errors = UnseenErrors(
+                seen, np.array(self.content.get("weights", np.full(len(seen), 1 / max(len(seen), 1))))
+            )
             return CalibratedLatency(target, Blend((Additive(np.exp(prior.mean), np.zeros(0)),), (1.0,)), errors=errors)
         samples = _samples(self.content["samples"])
         choices = [Choice.from_dict(choice) for choice in self.content["choices"]]

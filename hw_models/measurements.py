@@ -160,10 +160,10 @@ def read_measurements(
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MeasurementError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or error}; name a CSV file"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise MeasurementError(f"cannot read {path}: it is not UTF-8 text; name a CSV file saved in UTF-8") from error
+    except OSError as error:
+        raise MeasurementError(f"cannot read {path}: {error.strerror}; name a CSV file") from error
     return parse_measurements(text, str(path), target, check, empty)
 
 
@@ -272,7 +272,9 @@ def _record(row: dict[str, str], unit: str, place: str, target: str | None) -> M
         "repeats": _whole(row.get("repeats") or "0", "repeats", place),
     }
     if values["latency_s"] <= 0:
-        raise MeasurementError(f"{place}: {unit} must be positive, but is {row[unit]}")
+        raise MeasurementError(
+            f"{place}: {unit} must be positive, but is {row[unit]}; leave the line out where nothing was measured"
+        )
     if not SHORTEST_S <= values["latency_s"] <= LONGEST_S:
         raise MeasurementError(
             f"{place}: {unit} of {row[unit]} is {values['latency_s']:g} s, which no inference takes; is the unit right?"

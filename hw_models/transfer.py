@@ -111,7 +111,8 @@ def measured_factors(
 
 @dataclass(frozen=True)
 class UnseenErrors:
-    """How far latencies of a device are off that was not measured: what was seen of others, each predicted from the rest.
+    """How far off the latencies of a device are that was not measured: what was seen of others, each predicted from
+    the rest.
 
     log_errors: measured over predicted; weights: [errors] shares, which add up to less than 1: the rest is the new
     device's own, of which nothing is known. So its interval is a conformal one whose scores count more the nearer the

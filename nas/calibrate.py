@@ -118,8 +118,8 @@ def gather(target: str, measured: MeasurementStore, narrator: Narrator) -> list[
         by, our_by = methods_of(pack), methods_of(own)
         if our_by and by.keys() - our_by.keys():
             narrator.warn(
-                f"the blocks of the pack {name} were timed by {', '.join(map(repr, by))}, the database's of {target} by "
-                f"{', '.join(map(repr, our_by))}: times of different methods do not mix, and the pack is left out"
+                f"the blocks of the pack {name} were timed by {', '.join(map(repr, by))}, the database's of {target} "
+                f"by {', '.join(map(repr, our_by))}: times of different methods do not mix, and the pack is left out"
             )
             continue
         contradicted = []

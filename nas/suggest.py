@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hw_models import Target
 from hw_models.factors import COLUMN_SPREAD, SCALE_SPREAD
 from hw_models.families import COLUMNS, FEATURES, Units
-from hw_models.measurements import Measurement
+from hw_models.measurements import PRECISIONS, Measurement
 from nas.calibrate import record_units
 from nas.errors import UsageError
 from nas.measure.ask import IN_CHANS, NUM_CLASSES
@@ -70,15 +70,14 @@ def suggest_measurements(
         known = MeasurementStore(store).of(target.name)
     if not precisions:
         raise UsageError("name at least one precision")
+    if unknown := [precision for precision in precisions if precision not in PRECISIONS]:
+        raise UsageError(f"unknown precision {unknown[0]!r}; known: {', '.join(PRECISIONS)}")
     subjects = [part_subject(part) for part in part_pool(made, POOL, seed, NUM_CLASSES, IN_CHANS)]
     subjects = [subject for subject in subjects if is_chainable(subject)]  # others a board cannot time by themselves
     candidates = [(subject, precision) for subject in subjects for precision in precisions]
     have = {(record.subject, record.precision) for record in known}
     candidates = [(subject, precision) for subject, precision in candidates if (subject.name, precision) not in have]
-    try:
-        points = np.array([_point(_as_record(subject, p, target.name), target) for subject, p in candidates])
-    except KeyError as error:
-        raise UsageError(f"unknown precision {error}") from error
+    points = np.array([_point(_as_record(subject, p, target.name), target) for subject, p in candidates])
     seen = np.array([_point(record, target) for record in known]).reshape(len(known), len(COLUMNS) + len(FEATURES))
     chosen = least_sure(points, seen, count)
     return [_row(*candidates[index], sigma) for index, sigma in chosen]

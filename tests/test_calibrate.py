@@ -178,7 +178,7 @@ def timed_by(record, method):
 
 def test_methods_of_timing_do_not_mix(tmp_path, records):
     mixed = [timed_by(record, "one" if number % 2 else "other") for number, record in enumerate(records)]
-    with pytest.raises(UsageError, match="were timed in different ways .* which do not mix: .* --replace"):
+    with pytest.raises(UsageError, match=r"were timed in different ways .* which do not mix: .* --replace"):
         run_calibration(TARGET, put(tmp_path, mixed), None, Narrator(quiet=True))
 
 
@@ -250,6 +250,11 @@ def test_suggestions_are_new_and_can_be_taken_in(folder, tmp_path, records):
     assert "--csv next.csv" in suggestion_text(rows, TARGET)
     with pytest.raises(UsageError, match="at least 1"):
         suggest_measurements(TARGET, 0, folder, None)
+
+
+def test_a_suggestion_in_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="unknown precision 'w3a3'; known: fp32"):
+        suggest_measurements(TARGET, 3, tmp_path, None, precisions=("w8a8", "w3a3"))
 
 
 def test_the_least_sure_comes_first_and_nothing_twice():

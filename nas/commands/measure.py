@@ -94,6 +94,10 @@ def import_(table: Path, target: str, replace: bool, folder: Path, url: str | No
         narrator.warn(
             f"{len(done.empty)} lines of {table} have no latency and were left out, line {done.empty[0]} first"
         )
+    if done.dropped:
+        narrator.warn(
+            f"{done.dropped} measurements of {done.target} by another runtime, version or method were dropped"
+        )
     networks = sum(record.kind == "network" for record in done.records)
     blocks = len(done.records) - networks
     click.echo(f"{done.target}: {networks} networks and {blocks} blocks taken in, {done.replaced} of them again")

@@ -88,9 +88,12 @@ def run_measuring(
     jobs = [Job(subject, precision, batch) for subject, precision in pairs]
     jobs += [Job(subject, precision, batch) for subject in subjects for precision in chosen]
     measured = MeasurementStore(store)
-    refuse_other_software(measured, name, on.runtime, on.runtime_version, replace=replace)
-    refuse_other_methods(measured, name, methods_asked(jobs), replace=replace)
-    refuse_other_threads(measured, name, threads)
+    software = (on.runtime, on.runtime_version)
+    refuse_other_threads(measured, name, threads, software if replace else None)
+    dropped = refuse_other_software(measured, name, *software, replace=replace)
+    dropped += refuse_other_methods(measured, name, methods_asked(jobs), replace=replace)
+    if dropped:
+        narrator.warn(f"{dropped} measurements of {name} by another version or method are dropped")
     with sole_user(store.folder / "measure", "the measuring of this folder"):
         narrator.say(
             f"{len(jobs)} measurements on {device} as target {name}, {on.runtime} {on.runtime_version}, "
@@ -141,9 +144,15 @@ def chosen_blocks(
     return [part_subject(part) for part in parts]
 
 
-def refuse_other_threads(store: MeasurementStore, target: str, threads: int) -> None:
-    """One target has the times of one number of threads. Raises UsageError for another."""
+def refuse_other_threads(
+    store: MeasurementStore, target: str, threads: int, software: tuple[str, str] | None = None
+) -> None:
+    """One target has the times of one number of threads. software: (runtime, version) whose times alone count; all by
+    default. Raises UsageError for another number.
+    """
     for record in store.of(target):
+        if software is not None and (record.runtime, record.runtime_version) != software:
+            continue
         known: Any = record.condition().get("threads", threads)
         if known != threads:
             raise UsageError(

@@ -69,13 +69,13 @@ class CudaDevice:
             yield gpu_state
 
 
-def require_cuda() -> None:
-    """Raises UsageError when torch sees no CUDA device."""
+ELSEWHERE = "measure with --device cpu, or import times taken elsewhere with `nas measure import`"
+
+
+def require_cuda(cure: str = ELSEWHERE) -> None:
+    """Raises UsageError when torch sees no CUDA device. cure: what to do then."""
     if not torch.cuda.is_available():
-        raise UsageError(
-            "no CUDA device: torch sees none on this machine; measure with --device cpu, or import times taken "
-            "elsewhere with `nas measure import`"
-        )
+        raise UsageError(f"no CUDA device: torch sees none on this machine; {cure}")
 
 
 def cuda_target() -> str:

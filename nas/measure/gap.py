@@ -110,7 +110,7 @@ def measure_gap(
         raise UsageError(f"fused kernels compute in {', '.join(TOLERANCES)}, not {precision!r}")
     if budget < 1 or batch < 1:
         raise UsageError("--budget and --batch must be positive")
-    cuda.require_cuda()
+    cuda.require_cuda("run `nas measure gap` on a machine with an NVIDIA GPU and torch's CUDA wheel")
     require_triton()
     name = target or cuda.cuda_target()
     described = known_target(name)

@@ -44,14 +44,14 @@ def check_one_method(records: Sequence[Measurement], where: str) -> None:
         )
 
 
-def refuse_other_methods(store: MeasurementStore, target: str, methods: Iterable[str], *, replace: bool) -> None:
+def refuse_other_methods(store: MeasurementStore, target: str, methods: Iterable[str], *, replace: bool) -> int:
     """Blocks that are to come, timed by `methods`, do not join blocks of the target that were timed otherwise.
 
-    replace: drop those instead. Raises UsageError for a method that is not known of the target.
+    replace: drop those instead; returns how many. Raises UsageError otherwise.
     """
     new = set(methods)
     if not new:
-        return
+        return 0
     others = [record for record in store.of(target) if (method_of(record) or next(iter(new))) not in new]
     if others and replace:
         store.drop(others)
@@ -61,6 +61,7 @@ def refuse_other_methods(store: MeasurementStore, target: str, methods: Iterable
             f"{', '.join(sorted(repr(method) for method in new))}: times of different methods do not mix; drop the old "
             "ones with --replace, or name another --target"
         )
+    return len(others)
 
 
 def methods_asked(jobs: Iterable[Job]) -> set[str]:

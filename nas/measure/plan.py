@@ -176,8 +176,9 @@ def _readme(target: str, lines: Sequence[_Line]) -> str:
    leave the transfer of the image out if you can, and treat all files alike.
 3. Write the compiler or runtime and its version into `runtime` and `runtime_version`, the same in every line.
 4. Leave the latency of a file that does not compile empty. A block is there twice, once (`-x1`) and {CHAIN} times in a
-   row (`-x{CHAIN}`), both behind the same small convolution: time both or neither. Half their difference is the time of the
-   block inside a network: what both files pay (the call, the convolution, the map's way in and out) is not in it.
+   row (`-x{CHAIN}`), both behind the same small convolution: time both or neither. Half their difference is the time
+   of the block inside a network: what both files pay (the call, the convolution, the map's way in and out) is not
+   in it.
 5. Keep all other columns as they are, and hand the table back:
    `nas measure import {TABLE} --target {target}`
 

@@ -77,13 +77,12 @@ _ORDER = ("target", "runtime", "runtime_version", "kind", "subject", "input_size
 
 def refuse_other_software(
     store: MeasurementStore, target: str, runtime: str, runtime_version: str, *, replace: bool
-) -> None:
+) -> int:
     """One target has the times of one version of one runtime. Raises UsageError for another, unless it is to be
-    replaced.
+    replaced; returns how many rows were dropped for that.
     """
     if replace:
-        store.drop_other_software(target, runtime, runtime_version)
-        return
+        return store.drop_other_software(target, runtime, runtime_version)
     for record in store.of(target):
         if (record.runtime, record.runtime_version) != (runtime, runtime_version):
             known, new = (
@@ -94,3 +93,4 @@ def refuse_other_software(
                 f"{target} has measurements from {known}, these are from {new}: times of different software do not "
                 "mix; name another --target, or drop the old ones with --replace"
             )
+    return 0

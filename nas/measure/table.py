@@ -46,12 +46,15 @@ def copies_name(block: str, copies: int) -> str:
 
 @dataclass(frozen=True)
 class Imported:
-    """What a table brought. empty: its lines without a latency. replaced: rows of the same things before."""
+    """What a table brought. empty: its lines without a latency. replaced: rows of the same things before. dropped: rows
+    of other software or methods.
+    """
 
     target: str
     records: tuple[Measurement, ...]
     empty: tuple[int, ...]
     replaced: int
+    dropped: int = 0
 
 
 def import_measurements(
@@ -77,12 +80,12 @@ def import_measurements(
     records = [_with_origin(record, path, today) for record in records]
     store = MeasurementStore(Store(folder, url, create=True))
     first = records[0]
-    refuse_other_software(store, name, first.runtime, first.runtime_version, replace=replace_other)
-    refuse_other_methods(store, name, methods_of(records), replace=replace_other)
+    dropped = refuse_other_software(store, name, first.runtime, first.runtime_version, replace=replace_other)
+    dropped += refuse_other_methods(store, name, methods_of(records), replace=replace_other)
     known = {record.identity for record in store.of(name)}
     store.put(records)
     replaced = sum(record.identity in known for record in records)
-    return Imported(name, tuple(records), tuple(empty), replaced)
+    return Imported(name, tuple(records), tuple(empty), replaced, dropped)
 
 
 def export_measurements(folder: Path, url: str | None, target: str | None = None) -> str:

@@ -54,7 +54,9 @@ NPUS = [name for name, (kind, _) in STACKS.items() if kind == "npu" and name != 
 
 def test_a_device_counts_once_and_kin_four_times():
     many, few = tuple(np.linspace(-1, 1, 201)), (0.1, -0.1)
-    known = transfer("npu_40tops", [device("hailo8", 1.0, many), device("ax650n", 1.0, few), device("sl1680", 1.0, few)])
+    known = transfer(
+        "npu_40tops", [device("hailo8", 1.0, many), device("ax650n", 1.0, few), device("sl1680", 1.0, few)]
+    )
     assert known is not None
     weight = {name: known.errors.weights[start:stop].sum() for name, start, stop in
               (("hailo8", 0, 201), ("ax650n", 201, 203), ("sl1680", 203, 205))}  # fmt: skip
@@ -73,7 +75,7 @@ def test_two_devices_cannot_hold_ninety_percent():
 
 
 def test_intervals_hold_what_they_say_on_devices_that_differ():
-    """Devices of one law, each with a bias and a scatter of its own: those of the next are held in nine of ten cases."""
+    """Devices of one law, each with a bias and a scatter of its own: nine in ten latencies of the next are held."""
     rng = np.random.default_rng(0)
     held = {0.9: [], 0.5: []}
     below = []

@@ -75,5 +75,5 @@ def test_what_cannot_be_asked_for(asked: dict[str, object], said: str) -> None:
 def test_no_gpu_is_one_line() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match="no CUDA device"):
+    with pytest.raises(UsageError, match=r"no CUDA device.*on a machine with an NVIDIA GPU"):
         measure_gap(Narrator(quiet=True))

@@ -125,7 +125,7 @@ def test_blocks_timed_by_another_method_are_not_joined(tmp_path: Path, monkeypat
     ]  # fmt: skip
     store.put(before)
     asked = {"target": "npu_40tops", "preset": "small", "budget": 8, "prepare_only": True}
-    with pytest.raises(UsageError, match="blocks timed by 'alone', these are timed by .* --replace"):
+    with pytest.raises(UsageError, match=r"blocks timed by 'alone', these are timed by .* --replace"):
         run_measuring(tmp_path, None, _QUIET, **asked)
     run_measuring(tmp_path, None, _QUIET, replace=True, **asked)
     assert store.of("npu_40tops") == []

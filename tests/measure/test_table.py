@@ -63,12 +63,19 @@ def test_a_wrong_line_leaves_nothing_behind(tmp_path: Path, line: str, said: str
         export_measurements(tmp_path, None)
 
 
+def test_a_table_in_another_encoding_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "board.csv"
+    path.write_bytes(f"{_HEAD}\nr\u00e9seau,224,w8a8,1,SDK,2\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="it is not UTF-8 text; name a CSV file saved in UTF-8"):
+        import_measurements(path, "my_npu", tmp_path, None)
+
+
 def test_another_version_is_refused_or_replaces(tmp_path: Path) -> None:
     import_measurements(_table(tmp_path, "resnet18,224,w8a8,1.5,SDK,2.0"), "my_npu", tmp_path, None)
     newer = _table(tmp_path, "resnet34,224,w8a8,2.5,SDK,2.1")
     with pytest.raises(UsageError, match=r"SDK 2\.0, these are from SDK 2\.1: times of different software do not mix"):
         import_measurements(newer, "my_npu", tmp_path, None)
-    import_measurements(newer, "my_npu", tmp_path, None, replace_other=True)
+    assert import_measurements(newer, "my_npu", tmp_path, None, replace_other=True).dropped == 1
     text = export_measurements(tmp_path, None, "my_npu")
     assert "resnet34" in text
     assert "resnet18" not in text
@@ -152,7 +159,7 @@ def test_blocks_timed_in_different_ways_do_not_mix(tmp_path: Path, monkeypatch: 
     said = f"has 2 blocks timed by '{CHAINED}', these are timed by '{LED}': .* drop the old ones with --replace"
     with pytest.raises(UsageError, match=said):
         import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
-    import_measurements(plan / TABLE, "npu_40tops", tmp_path, None, replace_other=True)
+    assert import_measurements(plan / TABLE, "npu_40tops", tmp_path, None, replace_other=True).dropped == 2
     store = MeasurementStore(Store(tmp_path))
     assert methods_of(store.of("npu_40tops")) == {LED: 2}
     assert sum(record.kind == "network" for record in store.of("npu_40tops")) == 1  # networks are timed in one way
