@@ -5,7 +5,7 @@
 FOLDER holds `timm_i9_10940x_fp32_b1.csv` and `timm_rtx4090_amp.csv` (columns model, infer_img_size, infer_batch_size,
 infer_samples_per_sec). Throughput is used as throughput: seconds per image at the row's batch. The networks run in
 their training form. --rows N takes at most N rows of each table, evenly. Traces are kept in the cache folder; several
-processes may fill it with --trace I/N first.
+processes may fill it with --trace I/N first. --table FILE does one table and leaves the result of the other as it is.
 """
 
 from __future__ import annotations
@@ -156,8 +156,17 @@ def markdown(results: list[dict[str, Any]]) -> str:
     ]
     lines += ["", "## Left out", ""]
     lines += sorted({f"- {reason}" for item in results for reason in item["left_out"]}) or ["- nothing"]
-    lines += ["", "## Provenance", ""] + [f"- {key}: {value}" for key, value in (_provenance()).items()]
+    lines += ["", "## Provenance", ""]
+    lines += dict.fromkeys(f"- {key}: {item[key]}" for key in _provenance() for item in results)
     return "\n".join(lines) + "\n"
+
+
+def _known(folder: Path) -> dict[str, dict[str, Any]]:
+    """Results of an earlier run, by file."""
+    path = folder / "timm_tables.json"
+    results = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.is_file() else []
+    files = {name: file for file, (*_, name) in BENCHMARKS.items()}
+    return {files[item["target"]]: item for item in results}
 
 
 def main() -> None:
@@ -166,6 +175,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=EVERY_ROW, help="at most so many rows of each table, evenly")
     parser.add_argument("--cache", type=Path, default=Path(".traces"), help="folder of traced networks")
     parser.add_argument("--trace", default="", help="I/N: only trace every N-th network from the I-th on")
+    parser.add_argument("--table", choices=list(BENCHMARKS), help="only this one; the other stays as --out has it")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     args = parser.parse_args()
     tables = {file: read_benchmark(args.data / file, args.rows) for file in BENCHMARKS}
@@ -178,9 +188,11 @@ def main() -> None:
             except (TraceError, UsageError) as error:
                 print(f"{name} at {size}: {error}")
         return
-    results = [study(file, rows, args.cache) for file, rows in tables.items()]
     args.out.mkdir(parents=True, exist_ok=True)
-    record = {"_meta": _provenance(), "tables": results}
+    chosen = {args.table: tables[args.table]} if args.table else tables
+    new = {file: study(file, rows, args.cache) | _provenance() for file, rows in chosen.items()}
+    results = list((_known(args.out) | new).values())
+    record = {"tables": results}
     (args.out / "timm_tables.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (args.out / "timm_tables.md").write_text(markdown(results), encoding="utf-8")
     print(markdown(results))

@@ -263,10 +263,15 @@ def _rows(workload: Workload, part: PartCost, keys: Sequence[str]) -> list[tuple
         key = next((key_of[name] for name in group.ops if name in key_of), "")
         rate = keys.index(key) if key in keys else -1
         resident_s, streamed_s = (group_dram_s(group, end, target) for end in (0.0, 1.0))
-        if target.memory.weights_first:  # a time of its own, which nothing hides
-            weights_s = dram_seconds(group.dram_weight_bytes, target)
-            rows.append((share, -1, 0.0, 0.0, 0.0, 0.0, weights_s, 0.0))
+        if target.memory.weights_first or target.runtime.one_core:  # a time of its own, which nothing hides
+            alone_s = dram_seconds(group.dram_weight_bytes, target)
+            rows.append((share, -1, 0.0, 0.0, 0.0, 0.0, alone_s, 0.0))
             streamed_s = resident_s
+        if target.runtime.one_core and not target.memory.weights_first:
+            passing_s = dram_seconds(group.dram_activation_bytes, target)
+            resident_s = streamed_s = 0.0 if group.matrix_s else passing_s
+            if group.matrix_s:  # a product waits for its maps
+                rows.append((share, -1, 0.0, 0.0, 0.0, passing_s, passing_s, 0.0))
         rows.append(
             (share, rate, group.matrix_s, group.vector_s, group.onchip_s, resident_s, streamed_s, group.launch_s)
         )

@@ -13,7 +13,14 @@ from hw_models.fusion import Group
 from hw_models.kernel import Kernel, kernel_of
 from hw_models.library import library_seconds
 from hw_models.memory import Placement, group_traffic
-from hw_models.npu import matrix_precision, matrix_rate, matrix_seconds, operand_seconds, vector_elements, vector_seconds
+from hw_models.npu import (
+    matrix_precision,
+    matrix_rate,
+    matrix_seconds,
+    operand_seconds,
+    vector_elements,
+    vector_seconds,
+)
 from hw_models.streams import block_traffic
 from hw_models.target import Target
 from hw_models.workload import MATRIX_KINDS, Op, Workload

@@ -93,6 +93,7 @@ class PartCost:
             "vector_s": group.vector_s,
             "onchip_s": group.onchip_s,
             "dram_s": times["dram"],
+            "launch_s": group.launch_s,
             "dram_bytes": dram_bytes,
             "onchip_bytes": group.onchip_bytes,
             "chain": f"{prefix}.{group.chain}".strip(".") if group.chain else "",

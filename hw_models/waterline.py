@@ -93,5 +93,7 @@ def _losses(row: dict[str, float]) -> dict[str, float]:
     for loss, level_s in levels:
         out[loss] = max(0.0, level_s - reached)
         reached = max(reached, level_s)
-    out["overhead"] = max(0.0, row["latency_s"] - reached)
+    beyond_s = max(0.0, row["latency_s"] - reached)
+    out["overhead"] = min(beyond_s, row["launch_s"])
+    out["dram"] += beyond_s - out["overhead"]  # transfers that nothing hides
     return out

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models import Op, Target, Tensor, Window, Workload, estimate, load_target
-from hw_models.fit import fit_target, parameters, with_values
+from hw_models.fit import _Times, fit_target, parameters, with_values
 from hw_models.target_file import parse_target
 from hw_models.target_text import target_text
 
@@ -49,6 +51,23 @@ NETWORKS = [
 @pytest.fixture(scope="module")
 def like() -> Target:
     return load_target("npu_40tops")
+
+
+@pytest.mark.parametrize("name", ["npu_40tops", "hailo8", "i9_10940x", "rtx_4090"])
+@pytest.mark.parametrize("values", [{}, {"memory.dram_bytes_per_s": 0.2, "overhead.launch_s": 3.0}])
+def test_times_without_an_estimate_are_those_of_one(name: str, values: dict[str, float]) -> None:
+    """Second way: the estimate, at the target's own values and at others, of devices where transfers hide and wait."""
+    base = load_target(name)
+    small = replace(base.memory, resident_weight_bytes=base.memory.resident_weight_bytes // 50)
+    target = replace(base, memory=small)
+    chosen = parameters(target, ("w8a8",) if "w8a8" in target.matrix.rates else ("fp32",))
+    theta = np.array([np.log(values.get(parameter.key, 1.0)) for parameter in chosen])
+    changed = with_values(target, {p.key: p.prior * values.get(p.key, 1.0) for p in chosen})
+    networks = [_network(4, 64, 112, False, True), _network(10, 512, 14, False, False), _network(9, 96, 28, True, True)]
+    predicted = _Times.of(networks, target, chosen, np.zeros(len(chosen))).predict(theta, chosen)
+    kept = _Times.of(networks, changed, chosen, theta).predict(theta, chosen)
+    assert kept == pytest.approx([estimate(network, changed).latency_s for network in networks], rel=1e-9)
+    assert predicted == pytest.approx(kept, rel=0.2 if values else 1e-9)  # what is fused may change with the values
 
 
 def test_known_values_are_found_again(like: Target) -> None:
