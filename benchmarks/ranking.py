@@ -175,14 +175,16 @@ def _markdown(result: dict[str, Any], rows: list[dict[str, Any]], first: Ranking
         "Inherited: of the network with the best one-shot figure, quantized top-1 on validation images with shared "
         "weights, then trained alone.",
         "",
-        "| variant | steps | network passes | tau | within a macs band | difference | inherited, alone | what |",
-        "|" + "---|" * 8,
+        "| variant | steps | network passes | one-shot, mean | tau | within a macs band | difference | inherited, alone | "
+        "what |",
+        "|" + "---|" * 9,
     ]
     for row in rows:
         own = row["inherited"]
         pair = f"{own['shared']['top1']:.1%}, {own['alone']['top1']:.1%}"
         shown = [_interval(row[key]) for key in ("tau", "tau_in_band", "difference_to_first")]
-        cells = [row["variant"], str(row["steps"]), str(row["network_passes"]), *shown, pair, row["what"]]
+        mean = f"{row['one_shot_top1_mean']:.1%}"
+        cells = [row["variant"], str(row["steps"]), str(row["network_passes"]), mean, *shown, pair, row["what"]]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "## By mixer in the first two stages", "", "| mixer | networks | alone | one-shot, first variant |"]
     lines += ["|" + "---|" * 4]

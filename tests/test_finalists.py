@@ -167,6 +167,7 @@ def test_commands_refuse_what_cannot_be_before_any_work(searched, folder, tmp_pa
         (["finalists", *place, "--top", "1", "--ray", "127.0.0.1:1", "--teacher", "none"], "no Ray cluster answers"),
         (["finalists", "--dir", str(tmp_path)], "no studies in"),
         (["rank", "--count", "2"], "--count must be at least 4"),
+        (["rank", "--dir", str(tmp_path), "--ray", "127.0.0.1:1"], "no Ray cluster answers"),
         (["rank", "--plot", "rank.txt"], "a picture ends in .png"),
     ):
         result = runner.invoke(cli.cli, words)

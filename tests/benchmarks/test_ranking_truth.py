@@ -35,6 +35,6 @@ def test_accuracies_alone_stay_when_shared_weights_are_scored_anew(tmp_path):
     known = replace(known, networks=known.networks[:6], data="procedural")
     again = rescored(known, spec, tmp_path, Narrator(quiet=True))
     assert [network.alone for network in again.networks] == [network.alone for network in known.networks]
-    assert all(network.one_shot.samples == 40 for network in again.networks)
+    assert all(network.one_shot.samples <= 40 for network in again.networks)
     assert again.supernet.steps == 2
     assert again.agreement != known.agreement
