@@ -17,16 +17,19 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, STUDY
 @click.option("--target", help="Target that describes the device; found by itself for known CPUs.")
 @click.option("--precision", default="w8a8", show_default=True, help="In which all networks run.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU, each on its own processor.")
+@click.option("--replace", is_flag=True, help="Drop what another version of the runtime measured on the device.")
 @FOLDER
 @STORAGE
 @JSON
 @QUIET
 def verify(
-    name: str | None, device: str, target: str | None, precision: str, threads: int, folder: Path, url: str | None,
-    as_json: bool, quiet: bool,
+    name: str | None, device: str, target: str | None, precision: str, threads: int, replace: bool, folder: Path,
+    url: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure the front on a device of this machine, beside that device's own predictions."""
     study = nas.open_study(folder, url, name)
     narrator = nas.Narrator(quiet=quiet)
-    done = nas.verify_study(study, narrator, device=device, target=target, precision=precision, threads=threads)
+    done = nas.verify_study(
+        study, narrator, device=device, target=target, precision=precision, threads=threads, replace=replace
+    )
     click.echo(json.dumps(done.to_dict(), indent=2) if as_json else nas.verification_text(done))

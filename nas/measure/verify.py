@@ -101,11 +101,12 @@ def verify_study(
     target: str | None = None,
     precision: str = "w8a8",
     threads: int = 1,
+    replace: bool = False,
 ) -> Verification:
     """Measure every network of the front on a device of this machine, at one precision for all.
 
     target: which describes the device; found by itself for known processors. Measurements are kept in the study's
-    database. Raises UsageError for a front of nothing, a precision the device lacks, changed images; NasError when
+    database; replace: those of another version of the runtime are dropped first. Raises UsageError for a front of nothing, a precision the device lacks, changed images; NasError when
     the machine is under load.
     """
     if not study.front:
@@ -116,8 +117,10 @@ def verify_study(
         described = known_target(target or on.default_target())
         name = target_name(target or described.name)
         measured = MeasurementStore(store)
-        refuse_other_software(measured, name, on.runtime, on.runtime_version, replace=False)
-        refuse_other_threads(measured, name, threads)
+        software = (on.runtime, on.runtime_version)
+        refuse_other_threads(measured, name, threads, software if replace else None)
+        if dropped := refuse_other_software(measured, name, *software, replace=replace):
+            narrator.warn(f"{dropped} measurements of {name} by another version are dropped")
         subjects = {
             trial.number: architecture_subject(trial.architecture, data.num_classes, data.in_chans)
             for trial in study.front
