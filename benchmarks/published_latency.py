@@ -17,7 +17,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def read(path: Path) -> list[Group]:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def traced(model: str, size: int) -> Workload:
     """A timm model's workload: most are published for several devices. Raises as `timm_workload`."""
     return timm_workload(model, size, 1, True)

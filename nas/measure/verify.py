@@ -106,8 +106,8 @@ def verify_study(
     """Measure every network of the front on a device of this machine, at one precision for all.
 
     target: which describes the device; found by itself for known processors. Measurements are kept in the study's
-    database; replace: those of another version of the runtime are dropped first. Raises UsageError for a front of nothing, a precision the device lacks, changed images; NasError when
-    the machine is under load.
+    database. replace: drop those of another version of the runtime first. Raises UsageError for a front of nothing, a
+    precision the device lacks, changed images; NasError when the machine is under load.
     """
     if not study.front:
         raise study.nothing_feasible()
