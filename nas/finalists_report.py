@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nas.report import in_short
+from nas.latency import latency_claims
+from nas.report import CALIBRATED, in_short
 from nas.study import Study
 
 
@@ -23,7 +24,7 @@ def finalists_rows(study: Study) -> list[dict[str, Any]]:
                 "one_shot": study.validations.get(number) or dict(trial.accuracy or {}),
                 "stopped": record["stopped"],
                 **{key: record[key] for key in ("steps", "weights", "teacher", "train", "path")},
-                **{key: costs[key] for key in ("latency_s", "energy_j", "macs", "params")},
+                **{key: costs[key] for key in ("latency_s", *CALIBRATED, "energy_j", "macs", "params") if key in costs},
             }
         )
     return sorted(rows, key=lambda row: row["latency_s"])
@@ -42,7 +43,8 @@ def finalists_table(study: Study) -> str:
     for line in [header, *rows]:
         cells = [cell.rjust(width) for cell, width in zip(line[:-1], widths, strict=False)]
         lines.append("  ".join([*cells, line[-1]]).rstrip())
-    return "\n".join([*lines, "", *_claims(found)])
+    costs = [study.trial(row["trial"]).costs for row in found[:1]]
+    return "\n".join([*lines, "", *_claims(found), *(line for cost in costs for line in latency_claims(cost))])
 
 
 def _claims(rows: list[dict[str, Any]]) -> list[str]:
@@ -63,7 +65,7 @@ def _claims(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"{len(stopped)} stopped early, a cheaper one being better already; figures of that step, {images} images."
         )
-    return [*lines, "Latency is predicted by the cost model, not measured."]
+    return lines
 
 
 def _percent(accuracy: Mapping[str, Any]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import UsageError
 from nas.files import write_whole
+from nas.latency import latency_claims
 from nas.objectives import Axis
 from nas.report import in_short
 from nas.study import Study
@@ -35,6 +37,9 @@ def trade_off_picture(study: Study, form: str = "png") -> bytes:
         f"{accuracy['kind']} top-1 on {accuracy['samples']} {accuracy['images']} images" if accuracy else "no scores"
     )
     figure.suptitle(f"{study.name}: {sample}, costs predicted", fontsize=10)
+    if shown := [*study.front, *study.trials][:1]:
+        lines = [line for claim in latency_claims(shown[0].costs) for line in wrap(claim, 130 * len(across))]
+        figure.supxlabel("\n".join(lines), fontsize=6.5)
     stream = io.BytesIO()
     figure.savefig(stream, format=form, dpi=130)
     return stream.getvalue()

@@ -15,7 +15,8 @@ from nas.units import UNITS, shown_unit
 from search_spaces.architecture import Architecture
 
 _COSTS = ("latency_s", "energy_j", "peak_onchip_bytes", "weight_bytes", "dram_bytes", "macs", "params")
-_CALIBRATED = ("latency_expected_s", "latency_low_s", "latency_high_s", "calibration")
+CALIBRATED = ("latency_expected_s", "latency_low_s", "latency_high_s", "calibration")
+"""Entries of a cost summary that a calibration adds."""
 
 
 def networks(study: Study) -> list[dict[str, Any]]:
@@ -30,7 +31,7 @@ def network(study: Study, trial: Trial) -> dict[str, Any]:
     accuracy, first = trial.accuracy or {}, trial.costs[study.goal.targets[0]]
     row: dict[str, Any] = {"trial": trial.number, "architecture": trial.architecture.to_dict()}
     row |= {"top1": trial.top1} | {f"top1_{key}": accuracy.get(key) for key in ("stderr", "samples", "kind")}
-    row |= {key: first[key] for key in (*_COSTS, *_CALIBRATED) if key in first}
+    row |= {key: first[key] for key in (*_COSTS, *CALIBRATED) if key in first}
     if (validation := study.validations.get(trial.number)) is not None:
         row["val_top1"] = validation["top1"]
         row |= {f"val_top1_{key}": validation[key] for key in ("stderr", "samples")}
@@ -38,7 +39,7 @@ def network(study: Study, trial: Trial) -> dict[str, Any]:
         row["alone_top1"] = trained["top1"]
         row |= {f"alone_top1_{key}": trained[key] for key in ("stderr", "samples")}
     row["targets"] = {
-        target: {key: costs[key] for key in (*_COSTS, *_CALIBRATED) if key in costs}
+        target: {key: costs[key] for key in (*_COSTS, *CALIBRATED) if key in costs}
         for target, costs in trial.costs.items()
     }
     return row

@@ -91,6 +91,7 @@ def test_pareto_in_every_form(nas, folder, tmp_path):
     assert [float(row["latency_s"]) for row in rows] == latencies
     assert json.loads(rows[0]["architecture"]) == front[0]["architecture"]
     assert picture.read_text().lstrip().startswith("<?xml")
+    assert "is uncalibrated" in picture.read_text()  # matplotlib notes the text beside its outlines
     assert nas("pareto", "--dir", folder, "--csv", "-")[1] == table.read_text()
     assert nas("pareto", "--dir", folder, "--plot", "front.jpeg")[0] == 2
 

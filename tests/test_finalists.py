@@ -134,6 +134,7 @@ def test_table_and_rows_say_what_the_figures_are(finished):
     table = finalists_table(finished)
     assert "on 150 val images" in table
     assert "training added" in table
+    assert "is uncalibrated: as the cost model predicts it, not measured" in table
     rows = finalists_rows(finished)
     assert [row["latency_s"] for row in rows] == sorted(row["latency_s"] for row in rows)
     assert {row["stand_alone"]["kind"] for row in rows} == {"stand-alone"}
