@@ -34,13 +34,16 @@ Array = NDArray[np.float64]
 
 LIMITS = {
     "epyc_zen3_core": "blind: no network's time was seen before its prediction was fixed",
-    "epyc_zen5_core": "development data: its networks were looked at several times, and what ONNX Runtime makes of SiLU "
-    "and of means between integers was put into the cost model because of their errors",
+    "epyc_zen5_core": "development data: its networks were looked at often, and what ONNX Runtime makes of SiLU and "
+    "of means between integers was put into the cost model because of their errors",
 }
 """Target -> what was looked at."""
 
 MOST = 150
 """Block measurements that a fit may use."""
+
+WIDEST = 0.2
+"""Blocks whose median is known less well than this, either way, are measured but not learned from."""
 
 
 def samples_of(records: Sequence[Measurement], target: Target) -> Samples:
@@ -64,13 +67,17 @@ def judge(predicted_s: Array, low_s: Array, high_s: Array, records: Sequence[Mea
 
 
 def study(
-    target: Target, blocks: Sequence[Measurement], networks: Sequence[Measurement], precisions: Sequence[str], label: str
+    target: Target,
+    blocks: Sequence[Measurement],
+    networks: Sequence[Measurement],
+    precisions: Sequence[str],
+    label: str,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(scores per precision and kind of network, one row per network) of one fit."""
     own = [record for record in blocks if record.precision in precisions]
     # The same blocks in every precision: the first of the pack, which lists them in the order of the design.
     subjects = list(dict.fromkeys(record.subject for record in own))[: MOST // len(precisions)]
-    used = [record for record in own if record.subject in subjects]
+    used = [record for record in own if record.subject in subjects and _is_known(record)]
     start = time.perf_counter()
     training = samples_of(used, target)
     predictor = fit_predictor(training, FactorPrior.of_cost_model())
@@ -87,7 +94,13 @@ def study(
         kinds |= {"of the space": drawn, "timm": ~drawn}
         for kind, chosen in kinds.items():
             records = [record for record, is_chosen in zip(tested, chosen, strict=True) if is_chosen]
-            head = {"target": target.name, "fit": label, "blocks": len(used), "precision": precision, "networks": f"{kind} ({len(records)})"}
+            head = {
+                "target": target.name,
+                "fit": label,
+                "blocks": len(used),
+                "precision": precision,
+                "networks": f"{kind} ({len(records)})",
+            }
             found.append(head | judge(predicted[chosen], low[chosen], high[chosen], records))
             plain = scale * samples.prior_s[chosen]
             found.append(head | {"fit": f"{label}: one scale"} | judge(plain, plain, plain, records))
@@ -99,6 +112,11 @@ def study(
         | own_scores
     )
     return found, rows
+
+
+def _is_known(record: Measurement) -> bool:
+    """Whether the 95 percent interval of a block's time is narrow enough to learn from."""
+    return record.high_s - record.low_s <= 2 * WIDEST * record.latency_s
 
 
 def _rows(

@@ -1,8 +1,8 @@
 """The measurement packs of one CPU core: which blocks and networks they hold, and their measuring.
 
-    python -m benchmarks.cpu_pack --target epyc_zen3_core --dir FOLDER --minutes 0        # write the graphs
-    python -m benchmarks.cpu_pack --target epyc_zen3_core --dir FOLDER --minutes 4 --kinds block
-    python -m benchmarks.cpu_pack --target epyc_zen3_core --dir FOLDER --minutes 4 --kinds network --export hw_models/packs
+    python -m benchmarks.cpu_pack --target NAME --dir FOLDER --minutes 0        # write the graphs
+    python -m benchmarks.cpu_pack --target NAME --dir FOLDER --minutes 4 --kinds block
+    python -m benchmarks.cpu_pack --target NAME --dir FOLDER --minutes 4 --kinds network --export hw_models/packs
 
 150 blocks, chosen over the cost model's features alone (`nas.measure.goals`) from parts of the space metaformer as its
 presets offer it and with everything opened, from blocks of timm networks and from single convolutions, such that
@@ -27,7 +27,6 @@ from hw_models import Target, load_target
 from hw_models.families import Units
 from hw_models.measurements import measurements_csv
 from nas.calibrate import record_units
-from nas.errors import UsageError
 from nas.measure.cpu import PRECISIONS, CpuDevice
 from nas.measure.design import draw_networks, part_pool
 from nas.measure.goals import least_variance, log_latency_vector, scatter
@@ -186,7 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, reason in outcome.refused.items():
         print(f"refused {name}: {reason}")
     if args.export is not None:
-        place = {(job.subject.name, job.precision): number for number, job in enumerate(load_jobs(args.dir, args.target))}
+        place = {
+            (job.subject.name, job.precision): number for number, job in enumerate(load_jobs(args.dir, args.target))
+        }
         records = sorted(store.of(args.target), key=lambda record: place[record.subject, record.precision])
         for kind, name in (("block", args.target), ("network", f"held_out/{args.target}_networks")):
             own = [record for record in records if record.kind == kind]

@@ -57,8 +57,9 @@ LIBRARY_FEATURES = (
     "strided",
     "grouped",
 )
-"""What decides the time of a library's kernels besides: which pass over memory it is, the share of vectors that channels
-leave idle on either side of a convolution, whether it skips positions or has groups. Zeros for all other targets."""
+"""What decides the time of a library's kernels besides: which pass over memory it is, the share of vectors that
+channels leave idle on either side of a convolution, whether it skips positions or has groups. Zeros for all other
+targets."""
 
 FEATURES = (*KERNEL_FEATURES, *LIBRARY_FEATURES)
 """What a residual model knows of a kernel, each of the order of 1."""

@@ -58,7 +58,7 @@ def fit_residual(kind: ResidualKind, samples: Samples, unit_s: Array) -> Residua
     # Features that only a library's kernels have are left out where no kernel has one.
     kept = np.arange(features.shape[1]) < len(KERNEL_FEATURES)
     kept |= features.any(axis=0)
-    features = features[:, kept]
+    features = np.ascontiguousarray(features[:, kept])
     if kind.name == "gp":
         return _OfSome(kept, _fit_process(kind, samples, features, log_error, share * known))
     mean = np.zeros((len(samples), features.shape[1]))
@@ -74,7 +74,7 @@ class _OfSome:
     residual: Residual
 
     def __call__(self, features: Array) -> Array:
-        return self.residual(features[:, self.kept])
+        return self.residual(np.ascontiguousarray(features[:, self.kept]))
 
 
 def apply_residual(residual: Residual | None, features: Array) -> Array:

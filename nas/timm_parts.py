@@ -1,8 +1,8 @@
 """Blocks of timm networks as parts that are measured and costed by themselves.
 
 A block is a module that a network calls once and that makes a square map from a square map: an inverted bottleneck, a
-squeeze and excitation gate, a stem. Blocks of transformers, which make tokens from tokens, stand between the copies that
-make tokens of a map and a map of tokens.
+squeeze and excitation gate, a stem. Blocks of transformers, which make tokens from tokens, stand between the copies
+that make tokens of a map and a map of tokens.
 """
 
 from __future__ import annotations

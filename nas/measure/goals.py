@@ -3,8 +3,8 @@
 The log latency of anything is modelled as the residual models it (`hw_models.residual`): the mean over its kernels,
 weighted by their shares of the predicted time, of a function of a kernel: a common speed, a step of each column, and a
 Gaussian process over the features. Each next block is the one whose measurement takes most off the summed variance of
-the networks' latencies (V-optimal design; Fedorov, "Theory of Optimal Experiments", 1972). Only the cost model is asked,
-no measurement.
+the networks' latencies (V-optimal design; Fedorov, "Theory of Optimal Experiments", 1972). Only the cost model is
+asked, no measurement.
 """
 
 from __future__ import annotations
