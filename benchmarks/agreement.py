@@ -124,7 +124,7 @@ def format_gains(path: Path) -> list[Finding]:
             float(np.median(predicted[precision])),
             "times",
             "Qualcomm AI Hub",
-            abs(np.median(predicted[precision]) / np.median(ratios) - 1) <= AGREES,
+            bool(abs(np.median(predicted[precision]) / np.median(ratios) - 1) <= AGREES),
             f"5 to 95 percent of pairs: published {_span(ratios)}, predicted {_span(predicted[precision])}",
         )
         for precision, ratios in published.items()

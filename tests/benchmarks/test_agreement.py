@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,7 @@ def test_gains_of_integers_are_of_networks_published_in_both(tmp_path: Path) -> 
     target = load_target("qcs8550")
     slow, fast = (cost_model("resnet10t", target, 96, precision).latency_s for precision in ("fp16", "w8a8"))
     assert found.predicted == pytest.approx(slow / fast)
+    assert json.loads(json.dumps(asdict(found)))["agrees"] is found.agrees
 
 
 def test_every_named_target_exists() -> None:
