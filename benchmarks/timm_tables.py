@@ -5,7 +5,8 @@
 FOLDER holds `timm_i9_10940x_fp32_b1.csv` and `timm_rtx4090_amp.csv` (columns model, infer_img_size, infer_batch_size,
 infer_samples_per_sec). Throughput is used as throughput: seconds per image at the row's batch. The networks run in
 their training form. --rows N takes at most N rows of each table, evenly. Traces are kept in the cache folder; several
-processes may fill it with --trace I/N first. --table FILE does one table and leaves the result of the other as it is.
+processes may fill it with --trace I/N first. So are the costs of every row, in `costed_*`: delete them when the cost
+model has changed. --table FILE does one table and leaves the result of the other as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ import numpy as np
 from benchmarks.agreement import (
     BENCHMARKS,
     PRECISIONS,
-    Figures,
     Row,
     cross_validated,
     figures_of,
@@ -32,7 +33,7 @@ from benchmarks.agreement import (
 from benchmarks.provenance import provenance
 from benchmarks.traced import traced
 from hw_models import Target, Workload, estimate, load_target
-from hw_models.fit import TargetFit, fit_target
+from hw_models.fit import TargetFit, fit_target, with_values
 from nas.bits import put_precision
 from nas.errors import UsageError
 from nas.trace import TraceError
@@ -53,24 +54,49 @@ def workloads(rows: list[Row], precision: str, cache: Path, left_out: list[str])
         yield row, put_precision(workload.with_batch(row.batch), precision)
 
 
-def study(file: str, rows: list[Row], cache: Path) -> dict[str, Any]:
-    """One table: its agreement untouched, with factors per kernel family, and with fitted values."""
+def study(file: str, rows: list[Row], cache: Path, seconds: float = float("inf")) -> dict[str, Any]:
+    """One table: its agreement untouched, with factors per kernel family, and with fitted values.
+
+    What is known of a row is kept in the cache, so that the next run goes on where this one stopped, at the latest
+    after some seconds.
+    """
     device, precision, runtime, name = BENCHMARKS[file]
     target = load_target(name)
-    left_out: list[str] = []
-    fitted = fit_rows(rows, PRECISIONS[precision], cache, target)
-    figures: list[Figures] = []
-    times = []
-    for row, workload in workloads(rows, PRECISIONS[precision], cache, left_out):
-        figures.append(figures_of(workload, target, row.batch))
-        times.append((row.seconds, estimate(workload, fitted.target).latency_s / row.batch))
-        if len(times) % 100 == 0:
-            print(f"{file}: {len(times)} of {len(rows)}", flush=True)
-    published, after = np.array(times).T
-    columns = np.array([item.columns_s for item in figures])
+    path = cache / f"costed_{len(rows)}_{file}.jsonl"
+    known = _lines(path)
+    if not known:
+        fitted = fit_rows(rows, PRECISIONS[precision], cache, target).fitted
+        known = [{item.parameter.key: (item.parameter.prior, item.value, item.verdict) for item in fitted}]
+        _append(path, known[0])
+    values, costed = known[0], {tuple(item["row"]): item for item in known[1:]}
+    changed = with_values(target, {key: value for key, (_, value, _) in values.items()})
+    missing = [row for row in rows if _key(row) not in costed]
+    np.random.default_rng(0).shuffle(missing)  # what is known when time is up is a fair sample
+    end = time.monotonic() + seconds
+    for row, workload in workloads(missing, PRECISIONS[precision], cache, left_out := []):
+        figures = figures_of(workload, target, row.batch)
+        after_s = estimate(workload, changed).latency_s / row.batch
+        costed[_key(row)] = {
+            "row": _key(row),
+            "columns_s": figures.columns_s.tolist(),
+            "macs": figures.macs,
+            "params": figures.params,
+            "roofline_s": figures.roofline_s,
+            "after_s": after_s,
+        }
+        _append(path, costed[_key(row)])
+        if time.monotonic() > end:
+            break
+    found = [(row, costed[_key(row)]) for row in rows if _key(row) in costed]
+    published = np.array([row.seconds for row, _ in found])
+    columns = np.array([item["columns_s"] for _, item in found])
+    macs, params, roofline_s, after_s = (
+        np.array([item[key] for _, item in found]) for key in ("macs", "params", "roofline_s", "after_s")
+    )
     predicted = columns.sum(axis=1)
     names = ("rho", "within_10", "within_25")
-    others = np.arange(len(published)) % max(1, len(rows) // MEASURED) != 0
+    given = set(map(_key, _sample(rows)))
+    others = np.array([_key(row) not in given for row, _ in found])
     return {
         "device": device,
         "precision": precision,
@@ -79,21 +105,40 @@ def study(file: str, rows: list[Row], cache: Path) -> dict[str, Any]:
         "rows": len(rows),
         "models": len(published),
         **_agreement(predicted, published),
-        "rho_macs": spearman(np.array([item.macs for item in figures]), published),
-        "rho_params": spearman(np.array([item.params for item in figures]), published),
-        "rho_roofline": spearman(np.array([item.roofline_s for item in figures]), published),
+        "rho_macs": spearman(macs, published),
+        "rho_params": spearman(params, published),
+        "rho_roofline": spearman(roofline_s, published),
         "ratio": float(np.median(predicted / published)),
         "families": dict(zip(names, cross_validated(columns, published), strict=True)),
-        "fitted": _agreement(after[others], published[others]),
-        "values": {item.parameter.key: (item.parameter.prior, item.value, item.verdict) for item in fitted.fitted},
+        "fitted": _agreement(after_s[others], published[others]),
+        "values": values,
         "sources": _guesses(target),
         "left_out": left_out,
     }
 
 
+def _sample(rows: list[Row]) -> list[Row]:
+    return rows[:: max(1, len(rows) // MEASURED)]
+
+
+def _key(row: Row) -> tuple[str, int | None, int]:
+    return row.model, row.input_size, row.batch
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of an earlier run; the last may have been cut off."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _append(path: Path, item: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(item) + "\n")
+
+
 def fit_rows(rows: list[Row], precision: str, cache: Path, like: Target) -> TargetFit:
     """As `nas targets fit`, of an even sample of the rows. Its times are of whole batches."""
-    chosen = list(workloads(rows[:: max(1, len(rows) // MEASURED)], precision, cache, []))
+    chosen = list(workloads(_sample(rows), precision, cache, []))
     return fit_target([workload for _, workload in chosen], [row.seconds * row.batch for row, _ in chosen], like)
 
 
@@ -176,6 +221,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".traces"), help="folder of traced networks")
     parser.add_argument("--trace", default="", help="I/N: only trace every N-th network from the I-th on")
     parser.add_argument("--table", choices=list(BENCHMARKS), help="only this one; the other stays as --out has it")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many, with what is known")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     args = parser.parse_args()
     tables = {file: read_benchmark(args.data / file, args.rows) for file in BENCHMARKS}
@@ -190,7 +236,7 @@ def main() -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     chosen = {args.table: tables[args.table]} if args.table else tables
-    new = {file: study(file, rows, args.cache) | _provenance() for file, rows in chosen.items()}
+    new = {file: study(file, rows, args.cache, args.seconds) | _provenance() for file, rows in chosen.items()}
     results = list((_known(args.out) | new).values())
     record = {"tables": results}
     (args.out / "timm_tables.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
