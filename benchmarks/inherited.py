@@ -1,6 +1,7 @@
 """Inherited accuracy: the best network that a search finds with shared weights, beside the same network trained alone.
 
-    python -m benchmarks.inherited --data IMAGES --dir FOLDER --variants 'whole;narrow'
+    python -m benchmarks.inherited --data IMAGES --dir FOLDER --variants 'narrow sandwich:1000'
+    python -m benchmarks.inherited --dir FOLDER --variants 'narrow and small:1500' --near 12
 
 Both see the same number of images: as many optimizer steps of the same batches. Both are quantized and measured on all
 validation images, which the search never sees. Writes inherited.json and inherited.md after each variant. Interrupt it
@@ -13,14 +14,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.provenance import provenance, write_result
-from nas.problem import pose
+from nas.evaluate import Evaluator
+from nas.problem import Problem, pose
 from nas.progress import Narrator
 from nas.rank import workshop_of
 from nas.search import run_search, train_for
 from nas.spec import StudySpec, load_spec, override
 from nas.trainings import Training
 from nas.workers import one_thread
+from search_spaces.architecture import Architecture
 
 SINGLE_PATH = {"train.single_path_share": 1.0, "train.single_path_sizes": "random"}
 SANDWICH = {"train.single_path_share": 0.0, "train.steps": 2000}
@@ -64,6 +69,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True, help="where trainings and studies are kept")
     parser.add_argument("--out", type=Path, default=Path("studies/results/inherited"))
     parser.add_argument("--trials", type=int, default=64, help="networks that a search scores")
+    parser.add_argument("--near", type=int, help="no search: the best of the largest network and so many beside it")
     parser.add_argument("--variants", default="whole;narrow", help="names, separated by semicolons")
     args = parser.parse_args()
     base = load_spec(args.config)[1]
@@ -77,12 +83,13 @@ def main() -> None:
         name, _, steps = words.partition(":")
         what, own = VARIANTS[name]
         spec = override(base, own | ({"train.steps": int(steps)} if steps else {}))
-        rows.append({"variant": name, "what": what, **compare(spec, args.dir)})
+        rows.append({"variant": name, "what": what, **compare(spec, args.dir, args.near)})
         result = {
             "what": "top-1 of the best network found: with shared weights, and trained alone with as many images seen",
             **provenance(),
             "study": f"{args.config}, images of {rows[0]['data']}",
             "remark": "quantized, on all validation images; ± one standard error",
+            "found": f"best of the largest and {args.near - 1} mutations of it" if args.near else "by `nas search`",
             "variants": rows,
         }
         columns = ("variant", "steps", "passes", "networks", "inherited", "alone", "gap_points", "network", "what")
@@ -90,16 +97,21 @@ def main() -> None:
     print(args.out.with_suffix(".md").read_text())
 
 
-def compare(spec: StudySpec, folder: Path) -> dict[str, Any]:
-    """The best network of a search with the supernet of `spec`, with its weights and trained alone as long."""
+def compare(spec: StudySpec, folder: Path, near: int | None) -> dict[str, Any]:
+    """The best network found with the supernet of `spec`, with its weights and trained alone as long."""
     narrator = Narrator()
-    study = run_search(spec, folder, config="inherited", narrator=narrator)
-    best = max(study.front, key=lambda trial: trial.top1 or 0.0)
     problem = pose(spec, folder)
     trained = train_for(problem, folder, narrator)
+    evaluator = problem.evaluator(trained.supernet, trained.identity)
+    if near:
+        best, top1 = best_near_largest(problem, evaluator, near)
+    else:
+        study = run_search(spec, folder, config="inherited", narrator=narrator)
+        trial = max(study.front, key=lambda trial: trial.top1 or 0.0)
+        best, top1 = trial.architecture, trial.top1 or 0.0
     with one_thread():
-        inherited = problem.evaluator(trained.supernet, trained.identity).evaluate(best.architecture, "val").accuracy
-    alone = workshop_of(problem, folder.resolve()).train(Training(best.number, best.architecture)).val
+        inherited = evaluator.evaluate(best, "val").accuracy
+    alone = workshop_of(problem, folder.resolve()).train(Training(0, best)).val
     assert alone is not None, "without halving every training ends"
     train = spec.train
     single = round(train.steps * train.single_path_share)
@@ -110,13 +122,24 @@ def compare(spec: StudySpec, folder: Path) -> dict[str, Any]:
         "images_seen": train.steps * train.batch_size,
         "training_images": len(problem.data.train),
         "networks": problem.space.size,
-        "network": str(best.architecture),
-        "macs": next(iter(best.costs.values()))["macs"],
+        "network": str(best),
+        "macs": next(iter(problem.cost(best).values()))["macs"],
         "inherited": f"{inherited.top1:.2%} ± {inherited.stderr:.2%}",
         "alone": f"{alone.top1:.2%} ± {alone.stderr:.2%}",
         "gap_points": 100 * (alone.top1 - inherited.top1),
-        "search_top1": best.top1,
+        "search_top1": top1,
     }
+
+
+def best_near_largest(problem: Problem, evaluator: Evaluator, count: int) -> tuple[Architecture, float]:
+    """Of the largest network, in w8a8, and mutations of it: the best on search images, and its top-1."""
+    rng = np.random.default_rng(0)
+    largest = {c.name: "w8a8" if c.name.endswith(".bits") else c.values[-1] for c in problem.space.choices}
+    tried = [largest, *(problem.space.mutate(largest, rng) for _ in range(count - 1))]
+    with one_thread():
+        found = [evaluator.evaluate(problem.space.decode(genome)) for genome in tried]
+    best = max(found, key=lambda one: one.accuracy.top1)
+    return best.architecture, best.accuracy.top1
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     parser.add_argument("--name", default="ranking", help="name of the result")
-    parser.add_argument(
-        "--truth", type=Path, help="result whose networks and accuracies alone are taken"
-    )
+    parser.add_argument("--truth", type=Path, help="result whose networks and accuracies alone are taken")
     parser.add_argument("--count", type=int, default=32, help="networks")
     parser.add_argument("--draw", type=int, default=1, help="seed of their draw")
     parser.add_argument("--steps", type=int, default=1000, help="steps of each network alone")
@@ -175,8 +173,7 @@ def _markdown(result: dict[str, Any], rows: list[dict[str, Any]], first: Ranking
         "Inherited: of the network with the best one-shot figure, quantized top-1 on validation images with shared "
         "weights, then trained alone.",
         "",
-        "| variant | steps | network passes | one-shot, mean | tau | within a macs band | difference | inherited, alone | "
-        "what |",
+        "| variant | steps | passes | one-shot, mean | tau | tau within a band | difference | inherited, alone | what |",
         "|" + "---|" * 9,
     ]
     for row in rows:
