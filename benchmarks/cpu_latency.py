@@ -33,7 +33,6 @@ from nas.correlation import spearman
 Array = NDArray[np.float64]
 
 LIMITS = {
-    "epyc_zen3_core": "blind: no network's time was seen before its prediction was fixed",
     "epyc_zen5_core": "development data: its networks were looked at often, and what ONNX Runtime makes of SiLU and "
     "of means between integers was put into the cost model because of their errors",
 }
