@@ -36,8 +36,8 @@ LIMITS = {
     "epyc_zen5_core": "development data: its networks were looked at often, and what ONNX Runtime makes of SiLU and "
     "of means between integers was put into the cost model because of their errors; blocks of the space and single "
     "convolutions alone, so that timm networks come out an eighth too fast in int8; a blind repetition on a Zen 3 "
-    "core, with blocks of timm networks and 30 networks that were fixed before (benchmarks/cpu_pack.py), was refused by "
-    "the tool's own check of load: other guests of its host",
+    "core, with blocks of timm networks and 30 networks that were fixed before (benchmarks/cpu_pack.py), was refused "
+    "by the tool's own check of load: other guests of its host",
 }
 """Target -> what was looked at."""
 

@@ -7,7 +7,7 @@ import pytest
 
 from hw_models import combine, estimate_part, load_target
 from hw_models.factors import NOISES, FactorPrior, fit_factors, fit_folds, folds
-from hw_models.families import COLUMNS, network_units
+from hw_models.families import COLUMNS, KERNEL_FEATURES, LIBRARY_FEATURES, network_units
 from nas.bits import put_precision
 from nas.cost import timm_workload
 
@@ -27,6 +27,20 @@ def test_columns_add_up_to_the_latency(model, precision, name):
     wrong = "float" if precision == "w8a8" else "int"
     matrix = [COLUMNS.index(f"{family}/{wrong}") for family in ("dense", "pointwise", "depthwise", "attention")]
     assert units.by_column()[matrix].sum() == 0
+
+
+def test_a_library_s_kernels_say_more_of_themselves_than_an_accelerator_s():
+    workload = put_precision(timm_workload("mobilenetv3_small_050", 96), "w8a8")
+    npu, core = (
+        network_units([estimate_part(workload, target)], target).features[:, len(KERNEL_FEATURES) :]
+        for target in (load_target("npu_40tops"), load_target("epyc_zen3_core"))
+    )
+    assert not npu.any()
+    assert ((core >= 0) & (core <= 1)).all()
+    seen = core.any(axis=0)
+    for name in ("activation", "product", "conversion", "reorder", "idle inputs", "strided"):
+        assert seen[LIBRARY_FEATURES.index(name)], name
+    assert not seen[LIBRARY_FEATURES.index("grouped")]
 
 
 def _device(samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from hw_models.choice import Choice
 from hw_models.factors import FactorPrior
-from hw_models.families import COLUMNS, FEATURES, Units
+from hw_models.families import COLUMNS, FEATURES, KERNEL_FEATURES, Units
 from hw_models.members import Recipe
 from hw_models.mixture import fit_mixture
 from hw_models.predictor import TooFewSamples, fit_blend, fit_predictor, refit_predictor
@@ -160,6 +162,21 @@ def test_every_residual_finds_a_bend_and_leaves_launches_alone(kind):
     assert (applied[~samples.units.features.any(axis=1)] == 1).all()
     bend = samples.units.features[:, 10]
     assert applied[bend > 0.9].mean() > 1.2 * applied[(bend < 0.1) & samples.units.features.any(axis=1)].mean()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.name}-{kind.strength:g}")
+def test_features_of_libraries_count_only_where_some_kernel_has_them(kind):
+    samples, _ = made_up(80, noise=0.0, bent=1.0)
+    base, own = len(KERNEL_FEATURES), samples.units.features.copy()
+    own[:, 0], own[:, base:] = own[:, -1], 0.0
+    plain = replace(samples, units=replace(samples.units, features=own))
+    other = own.copy()
+    other[:, base:] = np.random.default_rng(0).random(other[:, base:].shape) * own[:, :1]
+    residual = fit_residual(kind, plain, plain.units.seconds)
+    np.testing.assert_array_equal(apply_residual(residual, other), apply_residual(residual, own))
+    theirs = replace(samples, units=replace(samples.units, features=other))
+    noticed = fit_residual(kind, theirs, theirs.units.seconds)
+    assert (apply_residual(noticed, other) != apply_residual(residual, own)).any()
 
 
 @given(st.permutations(range(12)))
