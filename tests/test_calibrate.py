@@ -152,6 +152,14 @@ def test_without_kin_a_target_stays_uncalibrated_loudly(tmp_path):
     assert any("its latency stays the cost model's" in said for said in heard.said)
 
 
+def test_a_target_of_ones_own_is_taken_for_an_npu_and_that_is_said(tmp_path):
+    (tmp_path / "mine.toml").write_text(f'like = "{TARGET}"')
+    heard = Heard()
+    outcome = run_calibration(str(tmp_path / "mine.toml"), tmp_path, None, heard)
+    assert outcome.stored is not None
+    assert any("mine is no target that ships: it is taken for an NPU" in said for said in heard.said)
+
+
 def test_software_does_not_mix(tmp_path, records):
     other = replace(records[0], subject="block:other", runtime_version="2")
     with pytest.raises(UsageError, match=r"16 with made up 1, 1 with made up 2\): they do not mix"):
