@@ -146,7 +146,7 @@ def suggestion_text(rows: Sequence[dict[str, Any]], target: str, table: Path | N
         what = f"{arguments.get('mixer', described['part'])}{arguments.get('kernel') or ''}"
         lines.append(
             f"{row['model']}  {what:<14} {described['channels']} channels at {row['input_size']} in {row['precision']}"
-            f"  (now known to {row['uncertainty']:.0%})"
+            f"  (unsure by {row['uncertainty']:.0%} at least)"
         )
     if table is None:
         lines.append("Next: the same with --csv next.csv, which the commands that time them read")
