@@ -43,6 +43,19 @@ class Infeasible:
             return self.what
         return f"{self.what}: {self.value:g} {self.unit}, but the device allows {self.bound:g}"
 
+    @property
+    def cure(self) -> str:
+        """What to change, in words."""
+        return next((cure for demand, cure in _CURES.items() if self.what.startswith(demand)), _OTHER_CURE)
+
+
+_CURES = {
+    "memory behind the chip": "take a smaller network or input, or fewer bits",
+    "peak on-chip memory": "take a smaller input or fewer bits: nothing can be spilled",
+    "precision": "name one that the device has by --precision",
+}
+_OTHER_CURE = "take a network without it, or another target"
+
 
 def illegal_ops(workload: Workload, target: Target) -> list[Infeasible]:
     """What the device cannot run, each kind of demand once, at the op where it is worst."""

@@ -22,7 +22,7 @@ class Bar:
     """One fused group with matrix work.
 
     start_s, width_s: ideal compute time before it and of it; intensity_macs_per_byte: macs per byte to and from dram;
-    reached_macs_per_s: macs over predicted time.
+    reached_macs_per_s: macs over predicted time; taken_s: that time.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Bar:
     width_s: float
     intensity_macs_per_byte: float
     reached_macs_per_s: float
+    taken_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,19 @@ class Gap:
         return sum(self.seconds.values())
 
 
-def balance_macs_per_byte(target: Target) -> float:
-    """Macs at the engine's rate-1 peak per byte the memory delivers: the level of the water."""
-    return target.matrix.peak_macs_per_s / (target.memory.dram_bytes_per_s * target.memory.dram_efficiency)
+def peak_macs_per_s(report: CostReport, target: Target) -> float:
+    """What the engine would reach with all multipliers busy at the fastest number formats of the network's products."""
+    reached = [
+        row["macs"] / (row["utilization"] * row["latency_s"])
+        for row in report.rows
+        if row["macs"] and row["utilization"]
+    ]
+    return max(reached, default=target.matrix.peak_macs_per_s)
+
+
+def balance_macs_per_byte(report: CostReport, target: Target) -> float:
+    """Macs at that peak per byte the memory delivers: the level of the water."""
+    return peak_macs_per_s(report, target) / (target.memory.dram_bytes_per_s * target.memory.dram_efficiency)
 
 
 def waterline(report: CostReport) -> list[Bar]:
@@ -61,7 +72,7 @@ def waterline(report: CostReport) -> list[Bar]:
         traffic = row["dram_bytes"]
         intensity = row["macs"] / traffic if traffic else float("inf")
         reached = row["macs"] / row["latency_s"]
-        bars.append(Bar(row["name"], row["kind"], row["bound"], start_s, width_s, intensity, reached))
+        bars.append(Bar(row["name"], row["kind"], row["bound"], start_s, width_s, intensity, reached, row["latency_s"]))
         start_s += width_s
     return bars
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hw_models import CostReport, Target
-from hw_models.waterline import LOSSES, Bar, balance_macs_per_byte, efficiency_gap, waterline
+from hw_models.waterline import LOSSES, Bar, balance_macs_per_byte, efficiency_gap, peak_macs_per_s, waterline
 from nas.errors import UsageError
 
 COLORS = {
@@ -17,6 +17,9 @@ COLORS = {
     "overhead": "#9d9d9d",
 }
 GAP_COLORS = dict(zip(LOSSES, ("#4c78a8", "#9ecae9", "#f58518", "#72b7b2", "#e45756", "#9d9d9d"), strict=True))
+LARGEST_DOT = 150.0
+"""Area of the slowest group's dot, in square points."""
+
 TALLEST = 30.0
 """Bars stop at this multiple of the balance: beyond it, intensity makes no difference."""
 
@@ -41,8 +44,9 @@ def plot_cost(report: CostReport, target: Target, path: str | Path) -> None:
         fontsize=13,
     )
     axes = figure.subplots(3, 1)
-    _plot_roofline(axes[0], bars, target)
-    _plot_waterline(axes[1], bars, target)
+    peak, water = peak_macs_per_s(report, target), balance_macs_per_byte(report, target)
+    _plot_roofline(axes[0], bars, peak, water)
+    _plot_waterline(axes[1], bars, water)
     _plot_gap(axes[2], report)
     try:
         figure.savefig(path, dpi=120)
@@ -50,22 +54,23 @@ def plot_cost(report: CostReport, target: Target, path: str | Path) -> None:
         raise UsageError(f"cannot write {path}: {error}; name a .png, .svg or .pdf file") from error
 
 
-def _plot_roofline(axes: Any, bars: list[Bar], target: Target) -> None:
-    peak = target.matrix.peak_macs_per_s
-    water = balance_macs_per_byte(target)
+def _plot_roofline(axes: Any, bars: list[Bar], peak: float, water: float) -> None:
     shown = [min(bar.intensity_macs_per_byte, water * TALLEST) for bar in bars]
     left, right = min(*shown, water) / 3, max(*shown, water) * 3
     roof = [peak * left / water, peak, peak]
     axes.plot([left, water, right], roof, color="black", linewidth=1.5)
+    slowest = max(bar.taken_s for bar in bars)
     for bound, color in COLORS.items():
         points = [(x, bar) for x, bar in zip(shown, bars, strict=True) if bar.bound == bound]
         if points:
             reached = [bar.reached_macs_per_s for _, bar in points]
-            axes.scatter([x for x, _ in points], reached, s=28, color=color, label=f"bound by {bound}", zorder=3)
+            area = [LARGEST_DOT * max(bar.taken_s / slowest, 0.03) for _, bar in points]
+            axes.scatter([x for x, _ in points], reached, s=area, color=color, alpha=0.6, zorder=3)
+            axes.scatter([], [], s=28, color=color, label=f"bound by {bound}")  # dots of one size in the legend
     axes.set(xscale="log", yscale="log", xlabel="macs per byte of DRAM traffic", ylabel="macs per second")
     axes.set_title(
-        "Roofline: a dot is a fused group. The line is the most the device can do at that intensity;\n"
-        "the further a dot lies below it, the more is lost.",
+        "Roofline: a dot is a fused group, the larger the more of the time it takes. The line is the most that the\n"
+        "device can do at that intensity: the further below it, the more is lost. Right: hardly any DRAM needed.",
         fontsize=10,
         loc="left",
     )
@@ -73,8 +78,7 @@ def _plot_roofline(axes: Any, bars: list[Bar], target: Target) -> None:
     axes.grid(alpha=0.3, which="both")
 
 
-def _plot_waterline(axes: Any, bars: list[Bar], target: Target) -> None:
-    water = balance_macs_per_byte(target)
+def _plot_waterline(axes: Any, bars: list[Bar], water: float) -> None:
     heights = [min(bar.intensity_macs_per_byte, water * TALLEST) for bar in bars]
     axes.bar(
         [bar.start_s * 1e3 for bar in bars],

@@ -17,7 +17,8 @@ def cost_table(report: CostReport, rows: int | None = 30, width: int = 120) -> G
     of text; in a narrow one the groups keep their names and lose figures.
     """
     parts: list[Table | Text] = []
-    parts += [Text(f"not feasible on {report.target}: {violation}", "bold red") for violation in report.violations]
+    for violation in report.violations:
+        parts.append(Text(f"not feasible on {report.target}: {violation}; {violation.cure}", "bold red"))
     for table in (_totals(report), _bounds(report), _groups(report, rows, width), *_chains(report)):
         parts.append(Text(str(table.title), "italic", overflow="fold"))  # a title of the table's own wraps at its width
         table.title = None
