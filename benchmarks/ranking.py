@@ -173,7 +173,7 @@ def _markdown(result: dict[str, Any], rows: list[dict[str, Any]], first: Ranking
         "Inherited: of the network with the best one-shot figure, quantized top-1 on validation images with shared "
         "weights, then trained alone.",
         "",
-        "| variant | steps | passes | one-shot, mean | tau | tau within a band | difference | inherited, alone | what |",
+        "| variant | steps | passes | one-shot, mean | tau | tau in a band | difference | inherited, alone | what |",
         "|" + "---|" * 9,
     ]
     for row in rows:
