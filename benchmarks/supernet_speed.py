@@ -106,20 +106,28 @@ def images(arch: Architecture) -> Tensor:
 
 
 def switching(supernet: Supernet, space: SearchSpace, before: int) -> dict[str, float]:
-    """Medians and worst over 200 networks that the supernet has not run: to make it ready, its weights cut out.
+    """Medians and worst over 200 networks that the supernet has not run.
 
-    "first": in a new supernet. "new": after `before` other networks, as a training has run in its first half. "again":
-    the same network once more, after the others. "extract": to make the plain network.
+    "switch": to find its pieces, which is all that a training step does; "ready": to cut its weights out besides, as
+    inference does. "first": in a new supernet. "new": after `before` other networks, as a training has run in its first
+    half. "again": the same network once more, after the others. "extract": to make the plain network.
     """
     rng = np.random.default_rng(1)
     drawn = [space.decode(space.sample(rng)) for _ in range(before + 200)]
-    ready = [seconds(lambda arch=arch: supernet.ready(arch)) for arch in drawn]  # type: ignore[misc]
+    switch = [seconds(lambda arch=arch: supernet.pieces(arch)) for arch in drawn]  # type: ignore[misc]
     new = drawn[-200:]
-    again = [seconds(lambda arch=arch: supernet.ready(arch)) for arch in new[-50:]]  # type: ignore[misc]
+    again = [seconds(lambda arch=arch: supernet.pieces(arch)) for arch in new[-50:]]  # type: ignore[misc]
+    ready = [seconds(lambda arch=arch: supernet.ready(arch)) for arch in new[-50:]]  # type: ignore[misc]
     extract = [seconds(lambda arch=arch: supernet.subnet(arch)) for arch in new[-50:]]  # type: ignore[misc]
     out = {}
-    for name, times in (("first", ready[:20]), ("new", ready[-200:]), ("again", again), ("extract", extract)):
-        what = name if name == "extract" else f"switch, {name}"
+    timed = {
+        "switch, first": switch[:20],
+        "switch, new": switch[-200:],
+        "switch, again": again,
+        "ready, again": ready,
+        "extract": extract,
+    }
+    for what, times in timed.items():
         out |= {f"{what}, median": statistics.median(times), f"{what}, 95th of 100": float(np.quantile(times, 0.95))}
     return out
 
@@ -148,7 +156,8 @@ def main() -> None:
         **provenance(),
         "mixers": ", ".join(space.mixers),
         "remark": "switch: 'first' in a new supernet, 'new' a network never run after "
-        f"{options.before} others, 'again' one run before; all times are CPU time of one thread",
+        f"{options.before} others, 'again' one run before; 'ready': switched and its weights cut out for inference; "
+        "all times are CPU time of one thread",
         **{key: f"{value * 1e3:.3g} ms" for key, value in figures.items()},
         "networks": rows,
     }
