@@ -52,7 +52,7 @@ class Infeasible:
 _CURES = {
     "memory behind the chip": "take a smaller network or input, or fewer bits",
     "peak on-chip memory": "take a smaller input or fewer bits: nothing can be spilled",
-    "precision": "name one that the device has by --precision",
+    "precision": "take one that the device has",
 }
 _OTHER_CURE = "take a network without it, or another target"
 
