@@ -32,8 +32,9 @@ def attention_loops(
     price: cost of the group at a position, by itself or in a loop. Only where scores or probabilities spill.
     """
     loops: list[Loop | None] = [None] * len(groups)
-    if not memory.spill:
-        return loops
+    made = {index for group in groups for index in group.outputs}
+    if not memory.spill or made - set(workload.outputs) <= placement.onchip:
+        return loops  # nothing between two groups leaves the chip
     alive = alive_steps(workload, groups)
     group_of = {op: position for position, group in enumerate(groups) for op in group.ops}
     for first in range(len(groups)):
