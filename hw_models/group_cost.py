@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -103,13 +103,33 @@ def group_seconds(group: GroupCost, share: float, target: Target) -> float:
     return max(compute_s, group_dram_s(group, share, target)) + group.launch_s
 
 
+KnownGroups = dict[tuple[object, ...], GroupCost]
+"""Costs of groups by themselves: position of the group, formats of its tensors, which of its ends are on chip."""
+
+
 def group_costs(
-    workload: Workload, groups: Sequence[Group], placement: Placement, target: Target
+    workload: Workload,
+    groups: Sequence[Group],
+    placement: Placement,
+    target: Target,
+    known: KnownGroups | None = None,
 ) -> tuple[tuple[GroupCost, ...], int]:
-    """Every group at its best, alone or in a block-fused chain; and the most on-chip bytes ever asked for."""
+    """Every group at its best, alone or in a block-fused chain; and the most on-chip bytes ever asked for.
+
+    known: of these groups at other formats; what is new is added.
+    """
+    known = {} if known is None else known
 
     def cost(position: int, loop: Loop | None) -> GroupCost:
-        return _group_cost(workload, groups[position], placement, target, loop)
+        group = groups[position]
+        if loop is not None:
+            return _group_cost(workload, group, placement, target, loop)
+        formats = (workload.tensors[index].dtype for index in _touched(workload, group))
+        near = (index in placement.onchip for index in (*group.inputs, *group.outputs))
+        key = (position, *formats, *near)
+        if key not in known:
+            known[key] = _group_cost(workload, group, placement, target)
+        return known[key]
 
     def price(position: int, loop: Loop | None) -> Price:
         group = cost(position, loop)
@@ -196,6 +216,15 @@ def _group_cost(
         halo_macs=round(done) - macs,
         dram_wait_s=(traffic.dram_wait_s[0] + operand_s, traffic.dram_wait_s[1] + operand_s),
     )
+
+
+def _touched(workload: Workload, group: Group) -> Iterator[int]:
+    """Tensors that decide what a group costs by itself."""
+    for position in group.ops:
+        op = workload.ops[position]
+        yield from op.inputs
+        yield from op.outputs
+        yield from op.weights
 
 
 def _of_stripe(op: Op, share: float) -> Op:

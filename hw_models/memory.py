@@ -64,7 +64,7 @@ def place(
     goes to, dram whatever its size, unless the memory says otherwise (`ends_onchip`); other inputs and outputs are
     boundary tensors like those between segments.
     """
-    size = [tensor.size_bytes for tensor in workload.tensors]
+    size = workload.sizes_bytes
     alive = alive_steps(workload, groups)
     peak = max(
         (
@@ -139,7 +139,7 @@ def group_traffic(
     """
     if loop is not None:
         return _loop_traffic(workload, group, placement, memory, passes, loop)
-    tensors = workload.tensors
+    size = workload.sizes_bytes
     reads = read_bytes(workload, group)
     operands = {
         index
@@ -149,15 +149,15 @@ def group_traffic(
     }
     streamed = sum(reads[index] for index in reads if index in operands and index not in placement.onchip)
     once = sum(reads[index] for index in reads if index not in operands and index not in placement.onchip)
-    spilled_out = sum(tensors[index].size_bytes for index in group.outputs if index not in placement.onchip)
-    weights = sum(tensors[index].size_bytes for index in group.weights)
+    spilled_out = sum(size[index] for index in group.outputs if index not in placement.onchip)
+    weights = sum(size[index] for index in group.weights)
     operand_rounds = max(1, ceil(weights / memory.weight_buffer_bytes)) if streamed else 1
     weight_rounds = max(1, ceil(streamed / memory.activation_bytes))
     if streamed * operand_rounds + weights <= streamed + weights * weight_rounds:
         weight_rounds = 1
     else:
         operand_rounds = 1
-    written = sum(tensors[index].size_bytes for index in group.outputs)
+    written = sum(size[index] for index in group.outputs)
     beyond = whole_bursts(streamed * operand_rounds + once, memory) + whole_bursts(spilled_out, memory)
     inside = sum(reads.values()) * passes + written
     return Traffic(

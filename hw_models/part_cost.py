@@ -5,17 +5,18 @@ A part is costed by itself, both with its weights resident on chip and with its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hw_models.fusion import fuse
-from hw_models.group_cost import GroupCost, group_costs, group_dram_s, group_seconds
+from hw_models.fusion import Group, fuse
+from hw_models.group_cost import GroupCost, KnownGroups, group_costs, group_dram_s, group_seconds
 from hw_models.legality import Infeasible, illegal_ops
 from hw_models.lowering import lower
 from hw_models.memory import place
 from hw_models.target import Target
-from hw_models.workload import Workload
+from hw_models.workload import Op, Workload
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,43 @@ class PartCost:
 
 def estimate_part(workload: Workload, target: Target, ends: tuple[bool, bool] = (True, True)) -> PartCost:
     """Cost of a workload. ends: as in `memory.place`."""
-    run = lower(workload, target.runtime)
-    groups = fuse(run, target.overhead.fusion, target.runtime.joins, target.runtime.float_joins)
-    placement = place(run, groups, target.memory, ends)
-    costs, peak_bytes = group_costs(run, groups, placement, target)
-    size = [tensor.size_bytes for tensor in run.tensors]
+    return PartEstimator(target, ends).cost(workload)
+
+
+class PartEstimator:
+    """Costs of the same workload at one set of number formats after the other: groups are found once, and a group is
+    costed again only when one of its own tensors has another format or another place.
+    """
+
+    def __init__(self, target: Target, ends: tuple[bool, bool] = (True, True)) -> None:
+        """ends: as in `memory.place`."""
+        self._target, self._ends = target, ends
+        self._ops: tuple[Op, ...] = ()
+        self._groups: tuple[Group, ...] = ()
+        self._known: KnownGroups = {}
+
+    def cost(self, workload: Workload) -> PartCost:
+        """Nothing is shared with a workload of other ops."""
+        run = lower(workload, self._target.runtime)
+        runtime = self._target.runtime
+        if run.ops is not self._ops or runtime.float_joins:  # else formats do not decide what is fused
+            self._ops, self._known = run.ops, {}
+            self._groups = fuse(run, self._target.overhead.fusion, runtime.joins, runtime.float_joins)
+        placement = place(run, self._groups, self._target.memory, self._ends)
+        costs, peak_bytes = group_costs(run, self._groups, placement, self._target, self._known)
+        return _part_cost(workload, run, self._groups, costs, peak_bytes, self._target)
+
+
+def _part_cost(
+    workload: Workload,
+    run: Workload,
+    groups: Sequence[Group],
+    costs: tuple[GroupCost, ...],
+    peak_bytes: int,
+    target: Target,
+) -> PartCost:
+    """run: the workload as the target's runtime lowers it."""
+    size = run.sizes_bytes
     violations = illegal_ops(workload, target)
     return PartCost(
         target=target,

@@ -7,6 +7,7 @@ function that maps a bit policy (`nas.bits`). Nothing here knows torch, a device
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -194,7 +195,12 @@ class Workload:
     @property
     def weight_bytes(self) -> int:
         """Stored bytes of all constants, at their bits."""
-        return sum(self.tensors[index].size_bytes for index in self.weight_indices)
+        return sum(self.sizes_bytes[index] for index in self.weight_indices)
+
+    @cached_property
+    def sizes_bytes(self) -> tuple[int, ...]:
+        """`Tensor.size_bytes` of every tensor."""
+        return tuple(tensor.size_bytes for tensor in self.tensors)
 
     @cached_property
     def consumers(self) -> Mapping[int, tuple[int, ...]]:
@@ -216,10 +222,13 @@ class Workload:
         if unknown:
             raise WorkloadError(f"unknown number formats {unknown}; known: {', '.join(DTYPE_BITS)}")
         tensors = tuple(
-            replace(tensor, dtype=dtypes[index]) if index in dtypes else tensor
+            Tensor(tensor.name, tensor.shape, dtypes.get(index, tensor.dtype), tensor.constant, tensor.role)
             for index, tensor in enumerate(self.tensors)
         )
-        return replace(self, tensors=tensors)
+        same = copy(self)  # a graph that was checked, with what is known of it
+        vars(same).update(tensors=tensors)
+        vars(same).pop("sizes_bytes", None)
+        return same
 
     def with_batch(self, count: int) -> Workload:
         """The same network on `count` times as many images.

@@ -1,7 +1,8 @@
 """Rows of the population's tables: what a part costs at its place, for the genes that decide it.
 
 Rows of one module at several resolutions and bit policies are made together: it is built once, traced once per
-resolution, and costed once per policy. Many rows are made in several processes.
+input shape (several resolutions leave the last stages the same), and costed once per policy. Many rows are made in
+several processes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hw_models import PartCost, Target, Workload, estimate_part
+from hw_models import PartCost, PartEstimator, Target, Workload
 from hw_models.calibration import CalibratedLatency
 from hw_models.population import COLUMNS, part_row
 from nas.bits import FIXED_BITS, put_precision
@@ -82,23 +84,28 @@ class PartRows:
 
     def _rows(self, wanted: Iterable[Wanted]) -> Iterator[NDArray[np.float64]]:
         """Rows in the order of `_likeness`; what the next one may share is kept."""
-        kind: tuple[str, tuple[int, ...]] | None = None
-        part: NetworkPart | None = None
-        modules: dict[object, nn.Module] = {}
-        workload: Workload | None = None
-        for one in wanted:
-            bare = one.place, self._without_bits(one)
-            if bare != kind or part is None or workload is None:
-                kind, part = bare, self._part(one)
-                if part.module not in modules:
-                    with torch.device("meta"):
-                        modules = {part.module: part.build()}
-                workload = trace_module(modules[part.module], [part.input_shape], part.name)
-            bits = self._bits_gene.get(one.place)
-            own = FIXED_BITS if bits is None else BlockBits.parse(str(self.space.choices[bits].values[one.genes[bits]]))
-            ends = (one.place == "stem", one.place == "head")
-            incoming = 16 if one.wide_input else 8
-            yield self._row(estimate_part(put_precision(workload, str(own), incoming), self.target, ends), ends)
+        kind: object = None
+        module: nn.Module | None = None
+        shapes: dict[tuple[int, ...], _Traced] = {}
+        for (place, _), alike in groupby(wanted, key=lambda one: (one.place, self._without_bits(one))):
+            first = next(alike)
+            part = self._part(first)
+            if module is None or kind != (place, part.module):
+                with torch.device("meta"):
+                    kind, module, shapes = (place, part.module), part.build(), {}
+            if part.input_shape not in shapes:
+                workload = trace_module(module, [part.input_shape], part.name)
+                shapes[part.input_shape] = _Traced(workload, self.target, (place == "stem", place == "head"))
+            traced = shapes[part.input_shape]
+            for one in (first, *alike):
+                bits = self._bits(one), 16 if one.wide_input else 8
+                if bits not in traced.rows:
+                    traced.rows[bits] = self._row(traced.cost(*bits), traced.ends)
+                yield traced.rows[bits]
+
+    def _bits(self, one: Wanted) -> BlockBits:
+        gene = self._bits_gene.get(one.place)
+        return FIXED_BITS if gene is None else BlockBits.parse(str(self.space.choices[gene].values[one.genes[gene]]))
 
     def _row(self, part: PartCost, ends: tuple[bool, bool]) -> NDArray[np.float64]:
         if self.latency is None:
@@ -129,3 +136,15 @@ class PartRows:
     @cached_property
     def _resolution(self) -> int:
         return [choice.name for choice in self.space.choices].index("resolution")
+
+
+class _Traced:
+    """A module at one input shape. rows: those made, by the bits of its own and of what it reads."""
+
+    def __init__(self, workload: Workload, target: Target, ends: tuple[bool, bool]) -> None:
+        self.ends = ends
+        self.rows: dict[tuple[BlockBits, int], NDArray[np.float64]] = {}
+        self._workload, self._estimator = workload, PartEstimator(target, ends)
+
+    def cost(self, own: BlockBits, incoming_bits: int) -> PartCost:
+        return self._estimator.cost(put_precision(self._workload, str(own), incoming_bits))

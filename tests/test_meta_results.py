@@ -40,6 +40,21 @@ def test_pointwise_results_are_torchs(shape: tuple[int, ...], op: Callable[..., 
     assert answered
 
 
+SMALL = [(), (6,), (8, 1, 1), (1, 8, 1, 1), (2, 8, 1, 1), (2, 1, 6, 6), (6, 1), (1, 1, 1, 6)]
+
+
+@pytest.mark.parametrize("shape", SMALL)
+@pytest.mark.parametrize("op", [aten.add.Tensor, aten.mul.Tensor])
+def test_results_with_a_spread_operand_are_torchs(shape: tuple[int, ...], op: Callable[..., Tensor]) -> None:
+    smalls = _maps(*shape)[:2] if len(shape) == 4 else [torch.empty(shape, device="meta")]
+    for first in _maps(2, 8, 6, 6)[:2]:
+        for second in smalls:
+            made = meta_result(op.overloadpacket.__name__, (first, second), {})  # type: ignore[attr-defined]
+            real = op(torch.empty_like(first, device="cpu"), torch.empty_like(second, device="cpu"))
+            assert made is not None
+            assert _same(made, real), (first.stride(), second.stride())
+
+
 def test_in_place_results_are_the_operand() -> None:
     value = torch.empty(1, 8, 6, 6, device="meta")
     assert meta_result("relu_", (value,), {}) is value
@@ -92,7 +107,8 @@ def test_layer_norms_are_torchs() -> None:
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("add", (torch.empty(2, 3, device="meta"), torch.empty(3, device="meta"))),
+        ("add", (torch.empty(3, device="meta"), torch.empty(2, 3, device="meta"))),
+        ("add", (torch.empty(2, 1, 3, device="meta"), torch.empty(2, 3, 1, device="meta"))),
         ("add", (torch.empty(3, device="meta"), torch.empty(3, device="meta", dtype=torch.int64))),
         ("eq", (torch.empty(3, device="meta"), torch.empty(3, device="meta"))),
         ("softmax", (torch.empty(3, device="meta"), 0)),
