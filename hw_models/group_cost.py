@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -80,10 +80,8 @@ def dram_seconds(count_bytes: float, target: Target) -> float:
 
 def group_dram_s(group: GroupCost, share: float, target: Target) -> float:
     """Time of a group's transfers to and from dram with `share` of the weights streamed."""
-    resident_s, streamed_s = (
-        max(dram_seconds(group.dram_bytes(end), target), wait_s)
-        for end, wait_s in zip((0.0, 1.0), group.dram_wait_s, strict=True)
-    )
+    streamed_s = max(dram_seconds(group.dram_bytes(1.0), target), group.dram_wait_s[1]) if share else 0.0
+    resident_s = max(dram_seconds(group.dram_bytes(0.0), target), group.dram_wait_s[0]) if share < 1 else 0.0
     return (1 - share) * resident_s + share * streamed_s
 
 
@@ -103,8 +101,8 @@ def group_seconds(group: GroupCost, share: float, target: Target) -> float:
     return max(compute_s, group_dram_s(group, share, target)) + group.launch_s
 
 
-KnownGroups = dict[tuple[object, ...], GroupCost]
-"""Costs of groups by themselves: position of the group, formats of its tensors, which of its ends are on chip."""
+CostAlone = Callable[[int, Callable[[], GroupCost]], GroupCost]
+"""(position of a group, what works out its cost by itself) -> that cost, which may be known."""
 
 
 def group_costs(
@@ -112,24 +110,15 @@ def group_costs(
     groups: Sequence[Group],
     placement: Placement,
     target: Target,
-    known: KnownGroups | None = None,
+    alone: CostAlone = lambda _, make: make(),
 ) -> tuple[tuple[GroupCost, ...], int]:
-    """Every group at its best, alone or in a block-fused chain; and the most on-chip bytes ever asked for.
-
-    known: of these groups at other formats; what is new is added.
-    """
-    known = {} if known is None else known
+    """Every group at its best, alone or in a block-fused chain; and the most on-chip bytes ever asked for."""
 
     def cost(position: int, loop: Loop | None) -> GroupCost:
-        group = groups[position]
-        if loop is not None:
-            return _group_cost(workload, group, placement, target, loop)
-        formats = (workload.tensors[index].dtype for index in _touched(workload, group))
-        near = (index in placement.onchip for index in (*group.inputs, *group.outputs))
-        key = (position, *formats, *near)
-        if key not in known:
-            known[key] = _group_cost(workload, group, placement, target)
-        return known[key]
+        def make() -> GroupCost:
+            return _group_cost(workload, groups[position], placement, target, loop)
+
+        return make() if loop is not None else alone(position, make)
 
     def price(position: int, loop: Loop | None) -> Price:
         group = cost(position, loop)
@@ -216,15 +205,6 @@ def _group_cost(
         halo_macs=round(done) - macs,
         dram_wait_s=(traffic.dram_wait_s[0] + operand_s, traffic.dram_wait_s[1] + operand_s),
     )
-
-
-def _touched(workload: Workload, group: Group) -> Iterator[int]:
-    """Tensors that decide what a group costs by itself."""
-    for position in group.ops:
-        op = workload.ops[position]
-        yield from op.inputs
-        yield from op.outputs
-        yield from op.weights
 
 
 def _of_stripe(op: Op, share: float) -> Op:

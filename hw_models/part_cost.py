@@ -5,13 +5,14 @@ A part is costed by itself, both with its weights resident on chip and with its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from hw_models.fusion import Group, fuse
-from hw_models.group_cost import GroupCost, KnownGroups, group_costs, group_dram_s, group_seconds
+from hw_models.group_cost import GroupCost, group_costs, group_dram_s, group_seconds
+from hw_models.known_groups import GroupKind, KnownGroups
 from hw_models.legality import Infeasible, illegal_ops
 from hw_models.lowering import lower
 from hw_models.memory import place
@@ -106,31 +107,42 @@ class PartCost:
 
 def estimate_part(workload: Workload, target: Target, ends: tuple[bool, bool] = (True, True)) -> PartCost:
     """Cost of a workload. ends: as in `memory.place`."""
-    return PartEstimator(target, ends).cost(workload)
+    run = lower(workload, target.runtime)
+    groups = fuse(run, target.overhead.fusion, target.runtime.joins, target.runtime.float_joins)
+    costs, peak_bytes = group_costs(run, groups, place(run, groups, target.memory, ends), target)
+    return _part_cost(workload, run, groups, costs, peak_bytes, target)
 
 
 class PartEstimator:
-    """Costs of the same workload at one set of number formats after the other: groups are found once, and a group is
-    costed again only when one of its own tensors has another format or another place.
+    """Costs of the same workload at one set of number formats after the other: groups are found once, and one is costed
+    again only when one of its own tensors has another format or another place.
     """
 
-    def __init__(self, target: Target, ends: tuple[bool, bool] = (True, True)) -> None:
-        """ends: as in `memory.place`."""
+    def __init__(
+        self, target: Target, ends: tuple[bool, bool] = (True, True), known: KnownGroups | None = None
+    ) -> None:
+        """ends: as in `memory.place`. known: groups that other estimators of the target have met."""
         self._target, self._ends = target, ends
-        self._ops: tuple[Op, ...] = ()
+        self._known = KnownGroups() if known is None else known
+        self._ops: tuple[Op, ...] | None = None
         self._groups: tuple[Group, ...] = ()
-        self._known: KnownGroups = {}
+        self._kinds: list[GroupKind] = []
 
     def cost(self, workload: Workload) -> PartCost:
-        """Nothing is shared with a workload of other ops."""
-        run = lower(workload, self._target.runtime)
-        runtime = self._target.runtime
+        """A workload of other ops is begun anew."""
+        target, runtime = self._target, self._target.runtime
+        run = lower(workload, runtime)
         if run.ops is not self._ops or runtime.float_joins:  # else formats do not decide what is fused
-            self._ops, self._known = run.ops, {}
-            self._groups = fuse(run, self._target.overhead.fusion, runtime.joins, runtime.float_joins)
-        placement = place(run, self._groups, self._target.memory, self._ends)
-        costs, peak_bytes = group_costs(run, self._groups, placement, self._target, self._known)
-        return _part_cost(workload, run, self._groups, costs, peak_bytes, self._target)
+            self._ops = run.ops
+            self._groups = fuse(run, target.overhead.fusion, runtime.joins, runtime.float_joins)
+            self._kinds = self._known.kinds(run, self._groups)
+        placement = place(run, self._groups, target.memory, self._ends)
+
+        def alone(position: int, make: Callable[[], GroupCost]) -> GroupCost:
+            return self._known.cost(self._kinds[position], run, placement, make)
+
+        costs, peak_bytes = group_costs(run, self._groups, placement, target, alone)
+        return _part_cost(workload, run, self._groups, costs, peak_bytes, target)
 
 
 def _part_cost(

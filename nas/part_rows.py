@@ -21,6 +21,7 @@ from torch import nn
 
 from hw_models import PartCost, PartEstimator, Target, Workload
 from hw_models.calibration import CalibratedLatency
+from hw_models.known_groups import KnownGroups
 from hw_models.population import COLUMNS, part_row
 from nas.bits import FIXED_BITS, put_precision
 from nas.trace import trace_module
@@ -32,7 +33,7 @@ from search_spaces.space import SearchSpace, Value
 ALONE = 1500
 """Up to so many rows are made in this process: others take some seconds to start."""
 
-BATCH = 400
+BATCH = 800
 """Rows another process makes at a time."""
 
 
@@ -84,6 +85,7 @@ class PartRows:
 
     def _rows(self, wanted: Iterable[Wanted]) -> Iterator[NDArray[np.float64]]:
         """Rows in the order of `_likeness`; what the next one may share is kept."""
+        known = KnownGroups()
         kind: object = None
         module: nn.Module | None = None
         shapes: dict[tuple[int, ...], _Traced] = {}
@@ -95,7 +97,7 @@ class PartRows:
                     kind, module, shapes = (place, part.module), part.build(), {}
             if part.input_shape not in shapes:
                 workload = trace_module(module, [part.input_shape], part.name)
-                shapes[part.input_shape] = _Traced(workload, self.target, (place == "stem", place == "head"))
+                shapes[part.input_shape] = _Traced(workload, self.target, (place == "stem", place == "head"), known)
             traced = shapes[part.input_shape]
             for one in (first, *alike):
                 bits = self._bits(one), 16 if one.wide_input else 8
@@ -125,9 +127,11 @@ class PartRows:
         return tuple(0 if column == bits else index for column, index in enumerate(one.genes))
 
     def _likeness(self, one: Wanted) -> tuple[object, ...]:
-        """Sorts rows of one module together, and of one of its traces."""
+        """Sorts rows of one module together, and of one of its traces. Norm and activation change fastest between
+        modules: such neighbours have most groups in common.
+        """
         bare, at = self._without_bits(one), self._resolution
-        return one.place, bare[:at], bare[at + 1 :], bare[at], one.genes, one.wide_input
+        return one.place, bare[:at:-1], bare[:at][::-1], bare[at], one.genes, one.wide_input
 
     @cached_property
     def _bits_gene(self) -> dict[str, int]:
@@ -141,10 +145,10 @@ class PartRows:
 class _Traced:
     """A module at one input shape. rows: those made, by the bits of its own and of what it reads."""
 
-    def __init__(self, workload: Workload, target: Target, ends: tuple[bool, bool]) -> None:
+    def __init__(self, workload: Workload, target: Target, ends: tuple[bool, bool], known: KnownGroups) -> None:
         self.ends = ends
         self.rows: dict[tuple[BlockBits, int], NDArray[np.float64]] = {}
-        self._workload, self._estimator = workload, PartEstimator(target, ends)
+        self._workload, self._estimator = workload, PartEstimator(target, ends, known)
 
     def cost(self, own: BlockBits, incoming_bits: int) -> PartCost:
         return self._estimator.cost(put_precision(self._workload, str(own), incoming_bits))

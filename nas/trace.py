@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -300,20 +301,18 @@ def _op_fields(description: Description, operands: list[torch.Tensor], constant:
 @contextmanager
 def _module_paths(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Keeps the recorder's path and role at those of the innermost running module."""
-    handles = []
-    for name, child in module.named_modules():
+    names = {child: name for name, child in module.named_modules()}
+
+    def enter(child: nn.Module, _: Any) -> None:
         role = getattr(child, "role", "")
+        recorder.path.append(names.get(child, recorder.path[-1]))
+        recorder.role.append(role if isinstance(role, str) else "")
 
-        def enter(_: nn.Module, __: Any, name: str = name, role: Any = role) -> None:
-            recorder.path.append(name)
-            recorder.role.append(role if isinstance(role, str) else "")
+    def leave(*_: Any) -> None:
+        recorder.path.pop()
+        recorder.role.pop()
 
-        def leave(*_: Any) -> None:
-            recorder.path.pop()
-            recorder.role.pop()
-
-        handles.append(child.register_forward_pre_hook(enter))
-        handles.append(child.register_forward_hook(leave))
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
     try:
         yield
     finally:
