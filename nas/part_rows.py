@@ -63,7 +63,7 @@ class PartRows:
     latency: CalibratedLatency | None = None
 
     def make(self, wanted: Sequence[Wanted], workers: int) -> NDArray[np.float64]:
-        """[rows, len(COLUMNS)], in the order they were asked for. workers: processes for many rows."""
+        """[rows, len(COLUMNS)], in the order they were asked for. workers: processes for many, this one included."""
         order = sorted(range(len(wanted)), key=lambda number: self._likeness(wanted[number]))
         rows = np.empty((len(wanted), len(COLUMNS)))
         if workers < 2 or len(wanted) <= ALONE:
@@ -72,10 +72,19 @@ class PartRows:
             return rows
         batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads and open databases
-        with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            asked = ([wanted[number] for number in batch] for batch in batches)
-            for batch, made in zip(batches, pool.map(self._batch, asked), strict=True):
-                rows[batch] = made
+        with ProcessPoolExecutor(workers - 1, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            asked = [[wanted[number] for number in batch] for batch in batches]
+            made = [pool.submit(self._batch, some) for some in asked]
+            try:
+                for batch, some, others in zip(batches[::-1], asked[::-1], made[::-1], strict=True):
+                    if others.cancel():  # no other process has begun it
+                        rows[batch] = list(self._rows(some))
+                for batch, others in zip(batches, made, strict=True):
+                    if not others.cancelled():
+                        rows[batch] = others.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return rows
 
     def _batch(self, wanted: list[Wanted]) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -86,3 +88,33 @@ def test_threads_and_other_integers_change_nothing(monkeypatch: pytest.MonkeyPat
     together = PopulationCost(space, load_target("npu_40tops"), 10, threads=2).cost(genes.astype(np.int64))
     for name, figures in alone.items():
         np.testing.assert_array_equal(together[name], figures)
+
+
+def test_rows_made_in_several_processes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space("metaformer", choices={"resolution": [32, 64], "mixer": ["pool", "dwconv3"]})
+    rng = np.random.default_rng(6)
+    genes = genes_of(space, [space.sample(rng) for _ in range(40)])
+    alone = PopulationCost(space, load_target("npu_40tops"), 10).cost(genes)
+    monkeypatch.setattr("nas.part_rows.ALONE", 10)
+    monkeypatch.setattr("nas.part_rows.BATCH", 4)
+    together = PopulationCost(space, load_target("npu_40tops"), 10, workers=2).cost(genes)
+    for name, figures in alone.items():
+        np.testing.assert_array_equal(together[name], figures)
+
+
+def test_an_interrupt_ends_the_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space("metaformer", choices={"resolution": [32], "mixer": ["pool", "dwconv3"]})
+    genes = genes_of(space, [space.sample(np.random.default_rng(7)) for _ in range(40)])
+    monkeypatch.setattr("nas.part_rows.ALONE", 10)
+    monkeypatch.setattr("nas.part_rows.BATCH", 4)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nas.part_rows.trace_module", interrupted)  # in this process only
+    with pytest.raises(KeyboardInterrupt):
+        PopulationCost(space, load_target("npu_40tops"), 10, workers=2).cost(genes)
+    deadline = time.monotonic() + 60
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not multiprocessing.active_children()
