@@ -144,7 +144,7 @@ def with_errors(groups: Sequence[Group], fitted: Sequence[DeviceFactors]) -> lis
     """The factors with each group's errors when it is predicted from the other devices of its kind alone."""
     found = []
     for group, own in zip(groups, fitted, strict=True):
-        known = transfer(group.target, fitted)
+        known = transfer(load_target(group.target), fitted)
         errors: tuple[float, ...] = ()
         if known is not None:
             predicted = group.samples.columns_s @ np.exp(known.prior.mean)
@@ -173,7 +173,7 @@ def unseen_targets(groups: Sequence[Group], fitted: Sequence[DeviceFactors]) -> 
     found = []
     for name in dict.fromkeys(group.target for group in groups):
         rest = [position for position, group in enumerate(groups) if group.target != name]
-        known = transfer(name, with_errors([groups[p] for p in rest], [fitted[p] for p in rest]))
+        known = transfer(load_target(name), with_errors([groups[p] for p in rest], [fitted[p] for p in rest]))
         if known is not None:
             own = [group.samples for group in groups if group.target == name]
             errors = [np.log(each.measured_s / (each.columns_s @ np.exp(known.prior.mean))) for each in own]
@@ -197,7 +197,7 @@ def unseen_text(unseen: Sequence[Unseen]) -> dict[str, str]:
 def compare(group: Group, devices: Sequence[DeviceFactors], other_s: Array | None, draws: int) -> dict[str, Any]:
     """Mean scores of every method over draws of ten calibration models."""
     samples, scores = group.samples, {method: [] for method in METHODS}  # type: dict[str, Any]
-    known = transfer(group.target, devices)
+    known = transfer(load_target(group.target), devices)
     covered, factor = [], []
     for seed in range(draws):
         order = np.random.default_rng(seed).permutation(len(samples))

@@ -25,7 +25,7 @@ from hw_models.part_cost import PartCost
 from hw_models.predictor import LEVEL, Predictor, fit_predictor, refit_predictor
 from hw_models.samples import Samples
 from hw_models.target import Overhead, Target
-from hw_models.transfer import Transfer, UnseenErrors, kin
+from hw_models.transfer import Transfer, UnseenErrors
 
 Array = NDArray[np.float64]
 
@@ -107,8 +107,8 @@ def measured_calibration(
 
 def transferred_calibration(target: str, known: Transfer) -> Calibration:
     """Factors of other devices alone."""
-    devices = ", ".join(kin(target, known.sources)[:3])
-    more = len(kin(target, known.sources)) - 3
+    devices = ", ".join(known.devices[:3])
+    more = len(known.devices) - 3
     about = (
         f"no measurement of {target} is used: family factors transferred from {devices}"
         + (f" and {more} more" if more > 0 else "")

@@ -279,14 +279,23 @@ class Legality:
     unsupported: tuple[str, ...] = _value()
 
 
+KINDS = ("npu", "cpu", "gpu", "mcu")
+
+
 @dataclass(frozen=True)
 class Target:
-    """A device. sources: "section.key" -> where that value comes from, or why the device lacks it (`ABSENT`)."""
+    """A device. sources: "section.key" -> where that value comes from, or why the device lacks it (`ABSENT`).
+
+    kind: of `KINDS`; stack: the vendor's core and compiler, such as "Hexagon". What is measured of a device tells of
+    others of its kind, and most of those of its stack.
+    """
 
     name: str
     title: str
     description: str
     accuracy: str
+    kind: str
+    stack: str
     matrix: MatrixEngine
     vector: VectorUnit
     memory: Memory

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hw_models.target import (
+    KINDS,
     RUNS,
     STREAMS,
     Energy,
@@ -29,6 +30,7 @@ from hw_models.target import (
     Target,
     VectorUnit,
 )
+from hw_models.target_text import TEXTS
 from hw_models.workload import DTYPE_BITS, MATRIX_KINDS, OP_KINDS
 
 TARGETS_FOLDER = Path(__file__).parent / "targets"
@@ -48,7 +50,6 @@ _SECTIONS: Mapping[str, type] = {
     "legality": Legality,
 }
 _MAY_BE_EMPTY = frozenset({"memory.stream_bytes_per_s"})
-_TEXTS = ("title", "description", "accuracy")
 _REQUIRED_CYCLES = {kind: meaning for kind, meaning in OP_KINDS.items() if kind not in MATRIX_KINDS}
 _REQUIRED_CYCLES["operand"] = "bringing the second operand of a product of two activations into the order of weights"
 _REQUIRED_CYCLES["requantize"] = "bringing an integer operand of arithmetic or concatenation to another scale"
@@ -137,9 +138,9 @@ def parse_target(data: Mapping[str, Any], name: str, file: str = "") -> Target:
     where = f"target file {file or name}"
     if "like" in data:
         data = _inherit(where, data)
-    _check_keys(where, "", data, (*_TEXTS, *_SECTIONS))
+    _check_keys(where, "", data, (*TEXTS, *_SECTIONS))
     texts = {}
-    for key in _TEXTS:
+    for key in TEXTS:
         if not isinstance(data[key], str) or not data[key].strip():
             raise TargetError(f"{where}: {key} must be a non-empty text, but is {data[key]!r}")
         texts[key] = data[key].strip()
@@ -147,6 +148,8 @@ def parse_target(data: Mapping[str, Any], name: str, file: str = "") -> Target:
     sections = {
         section: _parse_section(where, section, kind, data[section], sources) for section, kind in _SECTIONS.items()
     }
+    if texts["kind"] not in KINDS:
+        raise TargetError(f"{where}: kind must be one of {', '.join(KINDS)}, but is {texts['kind']!r}")
     target = Target(name=name, **texts, **sections, sources=sources)
     _check_tables(where, target)
     return _without_idle_energies(target)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hw_models.target import Target
 
-TEXTS = ("title", "description", "accuracy")
+TEXTS = ("title", "description", "accuracy", "kind", "stack")
 
 
 def target_text(target: Target) -> str:

@@ -18,41 +18,10 @@ from numpy.typing import NDArray
 from hw_models.factors import COLUMN_SPREAD, SCALE_SPREAD, FactorPrior, fit_factors
 from hw_models.families import COLUMNS
 from hw_models.samples import Samples
+from hw_models.target import Target
+from hw_models.target_file import load_target
 
 Array = NDArray[np.float64]
-
-STACKS: Mapping[str, tuple[str, str]] = {
-    "apple_a14": ("npu", "Apple"),
-    "ax630c": ("npu", "AXERA"),
-    "ax650n": ("npu", "AXERA"),
-    "coral_dev_board": ("npu", "Edge TPU"),
-    "coral_usb": ("npu", "Edge TPU"),
-    "epyc_zen3_core": ("cpu", "x86"),
-    "epyc_zen5_core": ("cpu", "x86"),
-    "ethos_u85_2048": ("npu", "Arm"),
-    "ethos_u85_2048_dedicated": ("npu", "Arm"),
-    "galaxy_s24": ("npu", "Hexagon"),
-    "galaxy_s25": ("npu", "Hexagon"),
-    "h200": ("gpu", "NVIDIA"),
-    "hailo10h": ("npu", "Hailo"),
-    "hailo8": ("npu", "Hailo"),
-    "hailo8l": ("npu", "Hailo"),
-    "i9_10940x": ("cpu", "x86"),
-    "jetson_agx_orin": ("gpu", "NVIDIA"),
-    "mcu_320kb": ("mcu", "Arm"),
-    "npu_40tops": ("npu", "VeriSilicon"),
-    "npu_64tops": ("npu", "VeriSilicon"),
-    "qcs8275": ("npu", "Hexagon"),
-    "qcs8550": ("npu", "Hexagon"),
-    "rk3588": ("npu", "Rockchip"),
-    "rtx_4090": ("gpu", "NVIDIA"),
-    "sl1680": ("npu", "VeriSilicon"),
-    "snapdragon_x_elite": ("npu", "Hexagon"),
-}
-"""Target -> (kind of device, vendor's stack of compiler and core)."""
-
-UNKNOWN = ("npu", "")
-"""A target file of a user's own: an NPU of no known stack."""
 
 SAME_STACK_WEIGHT = 4.0
 """A device of the same stack counts as much as this many others: estimated."""
@@ -87,9 +56,11 @@ class DeviceFactors:
         return cls(**{**data, "log_errors": tuple(data["log_errors"])})
 
 
+@lru_cache(maxsize=64)
 def stack_of(target: str) -> tuple[str, str]:
-    """(kind, stack) of a target by name."""
-    return STACKS.get(target, UNKNOWN)
+    """(kind, stack) of a target that ships, by name."""
+    known = load_target(target)
+    return known.kind, known.stack
 
 
 @lru_cache(maxsize=1)
@@ -146,6 +117,13 @@ class Transfer:
     prior: FactorPrior
     sources: tuple[DeviceFactors, ...]
     errors: UnseenErrors
+    stack: str
+
+    @property
+    def devices(self) -> list[str]:
+        """From whom, in words: those of the same stack first."""
+        ordered = sorted(self.sources, key=lambda one: (stack_of(one.target)[1] != self.stack, one.device))
+        return list(dict.fromkeys(one.device for one in ordered))
 
     @property
     def log_spread(self) -> float:
@@ -153,15 +131,14 @@ class Transfer:
         return self.errors.either_way(0.9)
 
 
-def transfer(target: str, devices: Sequence[DeviceFactors]) -> Transfer | None:
+def transfer(target: Target, devices: Sequence[DeviceFactors]) -> Transfer | None:
     """From measured devices of the target's kind, its own measurements left out; None when there are none."""
-    kind, stack = stack_of(target)
-    sources = [one for one in devices if stack_of(one.target)[0] == kind and one.target != target]
+    sources = [one for one in devices if stack_of(one.target)[0] == target.kind and one.target != target.name]
     if not sources:
         return None
     # Rows of one device (precisions, runtimes) share its weight.
     rows = np.array([sum(other.target == one.target for other in sources) for one in sources])
-    kinship = np.array([SAME_STACK_WEIGHT if stack and stack_of(one.target)[1] == stack else 1.0 for one in sources])
+    kinship = np.array([SAME_STACK_WEIGHT if stack_of(one.target)[1] == target.stack else 1.0 for one in sources])
     weights = kinship / rows
     scales = np.array([np.mean(list(one.log_factors.values())) for one in sources])
     scale, scale_spread = _mean_and_spread(scales, weights, SCALE_SPREAD / 2)
@@ -172,7 +149,7 @@ def transfer(target: str, devices: Sequence[DeviceFactors]) -> Transfer | None:
             off = np.array([sources[position].log_factors[column] - scales[position] for position in has])
             step, spreads[index] = _mean_and_spread(off, weights[has], COLUMN_SPREAD)
             means[index] = scale + step
-    return Transfer(FactorPrior(means, spreads, scale_spread), tuple(sources), _errors(sources, kinship))
+    return Transfer(FactorPrior(means, spreads, scale_spread), tuple(sources), _errors(sources, kinship), target.stack)
 
 
 def _errors(sources: Sequence[DeviceFactors], kinship: Array) -> UnseenErrors:
@@ -190,10 +167,3 @@ def _mean_and_spread(values: Array, weights: Array, believed: float) -> tuple[fl
     mean = float(weights @ values / (total + 1))
     variance = (weights @ (values - mean) ** 2 + believed**2) / (total + 1)
     return mean, float(np.sqrt(variance))
-
-
-def kin(target: str, sources: Sequence[DeviceFactors]) -> list[str]:
-    """Devices in words, same stack first."""
-    stack = stack_of(target)[1]
-    ordered = sorted(sources, key=lambda one: (stack_of(one.target)[1] != stack, one.device))
-    return list(dict.fromkeys(one.device for one in ordered))

@@ -20,7 +20,7 @@ from hw_models.families import COLUMNS, Units, network_units, part_units
 from hw_models.measurements import AGREEMENT, Measurement, MeasurementError, list_packs, load_pack
 from hw_models.predictor import LEAST_SAMPLES, LEVEL, Predictor
 from hw_models.samples import Samples
-from hw_models.transfer import STACKS, Transfer, published_factors, transfer
+from hw_models.transfer import Transfer, published_factors, transfer
 from nas.bits import costed_precision, put_precision
 from nas.calibrations import CalibrationStore, Stored
 from nas.correlation import spearman
@@ -52,9 +52,7 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
     measurements that contradict each other.
     """
     target = find_target(target_name)
-    known = transfer(target.name, published_factors())
-    if known is not None and target.name not in STACKS:
-        narrator.say(f"{target.name} is no target that ships: it is taken for an NPU of no known vendor's stack")
+    known = transfer(target, published_factors())
     with closing(Store(folder, url, create=True)) as store:
         records = gather(target.name, MeasurementStore(store), narrator)
         calibrations = CalibrationStore(store)

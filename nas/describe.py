@@ -62,7 +62,7 @@ def describe_target(name_or_path: str) -> dict[str, Any]:
     values = []
     for key, source in target.sources.items():
         values.append({"key": key, "value": _value_at(content, key), "source": source})
-    prose = {key: content[key] for key in ("name", "title", "description", "accuracy")}
+    prose = {key: content[key] for key in ("name", "title", "description", "kind", "stack", "accuracy")}
     return {**prose, "values": values}
 
 

@@ -152,12 +152,14 @@ def test_without_kin_a_target_stays_uncalibrated_loudly(tmp_path):
     assert any("its latency stays the cost model's" in said for said in heard.said)
 
 
-def test_a_target_of_ones_own_is_taken_for_an_npu_and_that_is_said(tmp_path):
-    (tmp_path / "mine.toml").write_text(f'like = "{TARGET}"')
-    heard = Heard()
-    outcome = run_calibration(str(tmp_path / "mine.toml"), tmp_path, None, heard)
+def test_a_target_of_ones_own_learns_from_devices_of_its_kind(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'like = "{TARGET}"\nkind = "npu"\nstack = "Hailo"', encoding="utf-8")
+    outcome = run_calibration(str(mine), tmp_path, None, Heard())
     assert outcome.stored is not None
-    assert any("mine is no target that ships: it is taken for an NPU" in said for said in heard.said)
+    assert "transferred from Hailo" in outcome.stored.calibration.about
+    mine.write_text(f'like = "{TARGET}"\nkind = "mcu"\nstack = "mine"', encoding="utf-8")
+    assert run_calibration(str(mine), tmp_path, None, Heard()).stored is None
 
 
 def test_software_does_not_mix(tmp_path, records):

@@ -57,7 +57,8 @@ def show_target(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(target, indent=2))
         return
-    click.echo(f"{target['name']}: {target['title']}\n{target['description']}\naccuracy: {target['accuracy']}")
+    click.echo(f"{target['name']}: {target['title']}\n{target['description']}")
+    click.echo(f"kind: {target['kind']}, stack: {target['stack']}\naccuracy: {target['accuracy']}")
     for entry in target["values"]:
         click.echo(f"{entry['key']} = {entry['value']}    # {entry['source']}")
 
