@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -73,18 +75,43 @@ def image_batches(
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Iterable[Tensor]) -> Tensor:
-    """Logits [n, num_classes] of batches of images, in evaluation mode, the mode restored."""
+def predict(network: nn.Module, images: Iterable[Tensor], streams: int = 1) -> Tensor:
+    """Logits [n, num_classes] of batches of images, in evaluation mode, the mode restored.
+
+    streams: batches at a time, each by a thread of its own that computes as this one does: the logits are the same.
+    `network` must keep nothing of a batch.
+    """
     was_training = network.training
     network.eval()
     try:
-        return torch.cat([network(batch) for batch in images])
+        return torch.cat(list(_outputs(network, images, streams) if streams > 1 else map(network, images)))
     finally:
         network.train(was_training)
 
 
-def measure(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], kind: Kind, images: ImageSet) -> Accuracy:
-    """Top-1 of `network` on (images, labels) batches.
+def _outputs(network: nn.Module, images: Iterable[Tensor], streams: int) -> Iterator[Tensor]:
+    """Of the batches, in their order; as few batches as keep all threads busy wait in memory."""
+    threads = torch.get_num_threads()
+
+    @torch.inference_mode()
+    def run(batch: Tensor) -> Tensor:
+        out: Tensor = network(batch)
+        return out
+
+    running: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        for batch in images:
+            running.append(pool.submit(run, batch))
+            if len(running) > 2 * streams:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def measure(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], kind: Kind, images: ImageSet, streams: int = 1
+) -> Accuracy:
+    """Top-1 of `network` on (images, labels) batches. streams: as in `predict`.
 
     Let the batches have one fixed size: how a convolution rounds depends on it. Raises ValueError without images.
     """
@@ -99,7 +126,7 @@ def measure(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], kind: 
     first = next(stream, None)
     if first is None:
         raise ValueError("accuracy needs at least one image, but got none")
-    logits = predict(network, _chain(first, stream))
+    logits = predict(network, _chain(first, stream), streams)
     correct = int((logits.argmax(1).cpu() == torch.cat(labels).cpu()).sum())
     return Accuracy.of(correct, len(logits), kind, images)
 

@@ -37,8 +37,11 @@ class Scoring:
     def __init__(self, bundle: DataBundle, spec: EvaluateSpec) -> None:
         self.bundle, self.spec = bundle, spec
 
-    def prepare_network(self, network: MetaFormerNet, arch: Architecture, weights: str) -> Prepared:
-        """`network` as it is scored and exported: calibrated, folded, quantized. weights: identity of its weights."""
+    def prepare_network(
+        self, network: MetaFormerNet, arch: Architecture, weights: str, in_place: bool = False
+    ) -> Prepared:
+        """`network` as it is scored and exported: calibrated, folded, quantized. weights: identity of its weights.
+        in_place: it is not needed otherwise."""
         return prepare(
             network,
             arch,
@@ -46,6 +49,7 @@ class Scoring:
             self._training_batches(self.spec.calibration_images, arch.resolution),
             data=self.bundle.identity,
             weights=weights,
+            in_place=in_place,
         )
 
     def score(
@@ -55,13 +59,15 @@ class Scoring:
         images: ImageSet,
         kind: Kind = "one-shot",
         count: int | None = None,
+        streams: int = 1,
     ) -> Accuracy:
-        """Top-1 of a prepared network. count: images, evenly spread; None: all of val, `search_images` of search."""
+        """Top-1 of a prepared network. count: images, evenly spread; None: all of val, `search_images` of search.
+        streams: batches at a time, which changes no figure."""
         source = self.bundle.search if images == "search" else self.bundle.val
         if count is None:
             count = self.spec.search_images if images == "search" else len(source)
         batches = image_batches(source, spread_rows(len(source), count), arch.resolution, self.spec.batch_size)
-        return measure(prepared.quantized, batches, kind, images)
+        return measure(prepared.quantized, batches, kind, images, streams)
 
     def _training_batches(self, count: int, resolution: int) -> Iterator[Tensor]:
         rows = self._training_order[:count]
@@ -82,10 +88,11 @@ class Evaluator(Scoring):
         super().__init__(bundle, spec)
         self.supernet, self.weights = supernet, weights
 
-    def evaluate(self, arch: Architecture, images: ImageSet = "search") -> Evaluation:
-        """Quantized one-shot top-1 on the search images, or on the validation images once the selection is over."""
-        return Evaluation(arch, self.score(self.prepare(arch), arch, images))
+    def evaluate(self, arch: Architecture, images: ImageSet = "search", streams: int = 1) -> Evaluation:
+        """Quantized one-shot top-1 on the search images, or on the validation images once the selection is over;
+        `streams` as in `score`."""
+        return Evaluation(arch, self.score(self.prepare(arch), arch, images, streams=streams))
 
     def prepare(self, arch: Architecture) -> Prepared:
         """The network of `arch` with the shared weights, as it is scored and exported."""
-        return self.prepare_network(self.supernet.subnet(arch), arch, self.weights)
+        return self.prepare_network(self.supernet.subnet(arch), arch, self.weights, in_place=True)

@@ -1,8 +1,8 @@
 """Where candidates are scored: in this process, or on Ray actors that share the supernet's weights.
 
-A candidate is scored on one thread wherever that happens: with another number of threads convolutions round
-otherwise, and 4-bit quantization turns that into other predictions. So the number of workers never changes a
-figure.
+A batch of images is computed on one thread wherever that happens: with another number of threads convolutions round
+otherwise, and 4-bit quantization turns that into other predictions. So the number of workers never changes a figure.
+This process, which has all cores when there are no workers, computes as many batches at a time as it has threads.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ def scorer(evaluator: Evaluator, workers: int) -> Iterator[Scorer]:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside, torch computes as it does when a candidate is scored."""
+def one_thread() -> Iterator[int]:
+    """Inside, torch computes as it does when a candidate is scored. Gives the threads it has outside."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
-        yield
+        yield before
     finally:
         torch.set_num_threads(before)
 
@@ -83,12 +83,12 @@ def _in_this_process(evaluator: Evaluator) -> Iterator[Scorer]:
     def score(jobs: Sequence[Job]) -> Iterator[tuple[int, Evaluation]]:
         for job in jobs:
             try:
-                evaluation = evaluator.evaluate(job.architecture, job.images)
+                evaluation = evaluator.evaluate(job.architecture, job.images, threads)
             except ValueError as error:
                 raise _not_scorable(job, error) from error
             yield job.number, evaluation
 
-    with one_thread():
+    with one_thread() as threads:
         yield score
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -71,6 +73,61 @@ def test_top1_counts_hits_over_all_batches() -> None:
     rate = 8 / 12
     assert accuracy == Accuracy(0.7, pytest.approx((rate * (1 - rate) / 10) ** 0.5), 10, "one-shot", "search")
     assert predict(Brightest(), images.split(4)).shape == (10, 4)
+
+
+class Noted(nn.Module):
+    """The mean of a batch, and in which thread, with how many threads of torch's, it was computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[tuple[int, int]] = []
+        self.together = threading.Barrier(2, timeout=30)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.threads.append((threading.get_ident(), torch.get_num_threads()))
+        self.together.wait()  # breaks unless two batches run at a time
+        return x.mean((1, 2, 3))[:, None]
+
+
+def test_streams_run_at_a_time_and_give_the_batches_in_order() -> None:
+    network, images = Noted(), torch.randn(24, 3, 4, 4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = predict(network, images.split(2), streams=2)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[:, 0], images.mean((1, 2, 3)))
+    assert len(network.threads) == 12
+    assert {count for _, count in network.threads} == {1}, "as the thread that asked"
+    assert threading.get_ident() not in {ident for ident, _ in network.threads}
+
+
+def test_streams_read_images_no_faster_than_they_are_used() -> None:
+    read, done = [], []
+
+    class Counting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            done.append(len(read) - len(done))
+            return x
+
+    def images():
+        for number in range(40):
+            read.append(number)
+            yield torch.zeros(1, 1)
+
+    predict(Counting(), images(), streams=2)
+    assert len(done) == 40
+    assert max(done) <= 8
+
+
+def test_what_a_stream_raises_is_raised() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError("this batch")
+
+    with pytest.raises(ValueError, match="this batch"):
+        predict(Broken(), [torch.zeros(1, 1)] * 3, streams=2)
 
 
 def test_none_right_of_a_few_is_not_known_exactly() -> None:

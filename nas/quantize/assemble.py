@@ -63,13 +63,15 @@ def prepare(
     *,
     data: str = "",
     weights: str = "",
+    in_place: bool = False,
 ) -> Prepared:
     """Calibrate a copy of `network` on training images [batch, channels, height, width], fold, quantize.
 
-    data, weights: identities that the calibration carries. Deterministic given weights, architecture, images.
+    data, weights: identities that the calibration carries. in_place: `network` itself becomes the folded one, for a
+    caller that has no other use for it: a copy takes a tenth of the time. Deterministic given weights, architecture, images.
     Raises ValueError without images, and for a layer that has no quantization rule.
     """
-    network = _copy_for_inference(network)
+    network = _for_inference(network if in_place else copy.deepcopy(network))
     norm_images = recalibrate_batchnorm(network, bn_batches)
     norms = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in _batchnorms(network).items()}
     folded = _fold(network)
@@ -87,7 +89,7 @@ def restore(network: MetaFormerNet, arch: Architecture, calibration: Calibration
     """
     if calibration.architecture != arch.key:
         raise ValueError(f"the calibration is of architecture {calibration.architecture}, but got {arch.key}")
-    network = _copy_for_inference(network)
+    network = _for_inference(copy.deepcopy(network))
     for name, norm in _batchnorms(network).items():
         mean, var = calibration.norms[name]
         norm.running_mean.copy_(mean)
@@ -98,8 +100,8 @@ def restore(network: MetaFormerNet, arch: Architecture, calibration: Calibration
     return Prepared(folded, calibration, _quantize(folded, graph, points, arch, calibration.ranges))
 
 
-def _copy_for_inference(network: MetaFormerNet) -> MetaFormerNet:
-    return copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+def _for_inference(network: MetaFormerNet) -> MetaFormerNet:
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _batchnorms(network: nn.Module) -> dict[str, Any]:

@@ -135,6 +135,34 @@ def test_preparation_changes_neither_network_nor_images() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_in_place_is_the_same_without_a_copy() -> None:
+    arch = small_architecture(MIXER_KERNELS, stages=1)
+    images, network = random_images(32), random_network(arch)
+    copied = prepare(network, arch, images.split(16), images.split(16))
+    again = prepare(network, arch, images.split(16), images.split(16), in_place=True)
+    assert copied.calibration.to_bytes() == again.calibration.to_bytes()
+    assert again.folded is network
+    assert copied.folded is not network
+    batches = images.split(8)
+    expected = predict(copied.quantized, batches)
+    assert torch.equal(predict(again.quantized, batches), expected)
+
+
+def test_batches_at_a_time_change_no_logit() -> None:
+    """The quantized network of every mixer keeps nothing of a batch."""
+    arch = small_architecture(MIXER_KERNELS, stages=1)
+    images = random_images(64)
+    quantized = prepare(random_network(arch), arch, [images], [images]).quantized
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = predict(quantized, images.split(4))
+        for _ in range(3):
+            assert torch.equal(predict(quantized, images.split(4), streams=4), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_folding_keeps_the_function() -> None:
     arch = small_architecture(MIXER_KERNELS, stages=1)
     images, network = random_images(32), random_network(arch)
