@@ -68,7 +68,8 @@ def prepare(
     """Calibrate a copy of `network` on training images [batch, channels, height, width], fold, quantize.
 
     data, weights: identities that the calibration carries. in_place: `network` itself becomes the folded one, for a
-    caller that has no other use for it: a copy takes a tenth of the time. Deterministic given weights, architecture, images.
+    caller that has no other use for it: a copy takes a tenth of the time. Deterministic given weights, architecture,
+    images.
     Raises ValueError without images, and for a layer that has no quantization rule.
     """
     network = _for_inference(network if in_place else copy.deepcopy(network))
