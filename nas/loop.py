@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from nas.averaging import Average
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.errors import NasError
-from nas.gradients import FastGradients
 from nas.group import Group
 from nas.interrupt import deferred_interrupt
 from nas.spec import TrainSpec
