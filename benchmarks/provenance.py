@@ -23,8 +23,13 @@ def provenance() -> dict[str, str]:
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "command": "python -m benchmarks." + Path(sys.argv[0]).stem + "".join(f" {word}" for word in sys.argv[1:]),
+        "command": " ".join(["python -m benchmarks." + Path(sys.argv[0]).stem, *map(_placeless, sys.argv[1:])]),
     }
+
+
+def _placeless(word: str) -> str:
+    """An absolute path says nothing to who repeats the command elsewhere."""
+    return "FOLDER" if Path(word).is_absolute() else word
 
 
 def _processor() -> str:
