@@ -142,9 +142,10 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: s
 
 
 def target_content(target: Target) -> str:
-    """What of a target decides a figure, as text: its name and its numbers, not its prose."""
+    """What of a target decides a figure, as text: its name and its numbers, not its prose; what a calibration learns
+    from its kin is in the calibration's identity."""
     content = asdict(target)
-    for prose in ("title", "description", "accuracy", "sources"):
+    for prose in ("title", "description", "accuracy", "kind", "stack", "sources"):
         del content[prose]
     return json.dumps(content, sort_keys=True, default=str)
 
