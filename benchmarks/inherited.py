@@ -1,7 +1,7 @@
 """Inherited accuracy: the best network that a search finds with shared weights, beside the same network trained alone.
 
     python -m benchmarks.inherited --data IMAGES --dir FOLDER --variants 'narrow sandwich:1000'
-    python -m benchmarks.inherited --dir FOLDER --variants 'narrow and small:1500' --near 12
+    python -m benchmarks.inherited --dir FOLDER --variants 'narrow and small:1500' --near 12 --seeds 0,1,2
 
 Both see the same number of images: as many optimizer steps of the same batches. Both are quantized and measured on all
 validation images, which the search never sees. Writes inherited.json and inherited.md after each variant. Interrupt it
@@ -11,6 +11,7 @@ whenever you like: the same command goes on.
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("studies/results/inherited"))
     parser.add_argument("--trials", type=int, default=64, help="networks that a search scores")
     parser.add_argument("--near", type=int, help="no search: the best of the largest network and so many beside it")
+    parser.add_argument("--seeds", default="0", help="of the trainings, separated by commas: one row each")
     parser.add_argument("--variants", default="whole;narrow", help="names, separated by semicolons")
     args = parser.parse_args()
     base = load_spec(args.config)[1]
@@ -78,23 +80,45 @@ def main() -> None:
     settings |= {"data.limit": args.limit} if args.limit else {}
     base = override(base, settings)
 
-    rows = []
-    for words in args.variants.split(";"):
+    rows: list[dict[str, Any]] = []
+    for words, seed in product(args.variants.split(";"), map(int, args.seeds.split(","))):
         name, _, steps = words.partition(":")
         what, own = VARIANTS[name]
-        spec = override(base, own | ({"train.steps": int(steps)} if steps else {}))
-        rows.append({"variant": name, "what": what, **compare(spec, args.dir, args.near)})
+        spec = override(base, own | {"train.seed": seed} | ({"train.steps": int(steps)} if steps else {}))
+        rows.append({"variant": name, "seed": seed, "what": what, **compare(spec, args.dir, args.near)})
         result = {
             "what": "top-1 of the best network found: with shared weights, and trained alone with as many images seen",
             **provenance(),
             "study": f"{args.config}, images of {rows[0]['data']}",
             "remark": "quantized, on all validation images; ± one standard error",
             "found": f"best of the largest and {args.near - 1} mutations of it" if args.near else "by `nas search`",
+            "gaps": gaps(rows),
             "variants": rows,
         }
-        columns = ("variant", "steps", "passes", "networks", "inherited", "alone", "gap_points", "network", "what")
+        columns = (
+            "variant",
+            "seed",
+            "steps",
+            "passes",
+            "networks",
+            "inherited",
+            "alone",
+            "gap_points",
+            "network",
+            "what",
+        )
         write_result(args.out, result, columns, "variants")
     print(args.out.with_suffix(".md").read_text())
+
+
+def gaps(rows: list[dict[str, Any]]) -> str:
+    """Mean gap of each variant over its seeds, and its standard error where there are several."""
+    said = []
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        points = [row["gap_points"] for row in rows if row["variant"] == name]
+        spread = f" ± {np.std(points, ddof=1) / len(points) ** 0.5:.2f}" if len(points) > 1 else ""
+        said.append(f"{name}: {np.mean(points):.2f}{spread} points, {len(points)} seeds")
+    return "; ".join(said)
 
 
 def compare(spec: StudySpec, folder: Path, near: int | None) -> dict[str, Any]:
