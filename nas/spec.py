@@ -60,6 +60,7 @@ class TrainSpec:
     distillation: what the other networks of a sandwich step learn from the largest: "kl" (its predictions by
         Kullback-Leibler divergence), "alpha" (by alpha-divergence) or "none".
     teacher: a timm model with weights on this machine that the largest network learns from (`nas.teacher`); "" none.
+    warm_start: file of a trained supernet of this space or a wider one whose weights are the first ones; "" fresh ones.
 
     clip_norm: bound of the gradient's norm per network of a step; 0: none.
     drop_path: probability at which the last residual branch is left out, falling linearly to 0 at the first.
@@ -81,6 +82,7 @@ class TrainSpec:
     fairness: bool = True
     distillation: str = "kl"
     teacher: str = ""
+    warm_start: str = ""
     label_smoothing: float = 0.1
     clip_norm: float = 1.0
     drop_path: float = 0.0
@@ -161,14 +163,14 @@ class StudySpec:
     def identity(self, *facts: str) -> str:
         """Sixteen hexadecimal digits that name the study, whatever its length and speed.
 
-        facts: what data.source, search.targets and space.plugin stood for (content of images and of files). They
-        take the place of the names: a moved folder is the same study, a changed file is another.
+        facts: what data.source, search.targets, space.plugin and train.warm_start stood for (content of images and
+        of files). They take the place of the names: a moved folder is the same study, a changed file is another.
         """
         content = self.to_dict()
         del content["search"]["trials"], content["train"]["checkpoint_every"], content["search"]["calibrations"]
         if content["space"]["multiplex"] == 1:  # as studies without that entry were named
             del content["space"]["multiplex"]
-        del content["data"]["source"], content["search"]["targets"]
+        del content["data"]["source"], content["search"]["targets"], content["train"]["warm_start"]
         content["space"].pop("plugin", None)
         text = json.dumps([content, *facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
