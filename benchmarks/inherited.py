@@ -70,6 +70,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> what it is, and the settings that make it. `--variants 'narrow:9000'` gives one other steps."""
 
+COLUMNS = ("variant", "seed", "steps", "passes", "networks", "inherited", "alone", "gap_points", "network", "what")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,18 +108,7 @@ def main() -> None:
             "gaps": gaps(rows),
             "variants": rows,
         }
-        columns = (
-            "variant",
-            "seed",
-            "steps",
-            "passes",
-            "networks",
-            "inherited",
-            "alone",
-            "gap_points",
-            "network",
-            "what",
-        )
+        columns = [*COLUMNS, *(["before"] if args.focus else [])]
         write_result(args.out, result, columns, "variants")
     print(args.out.with_suffix(".md").read_text())
 
