@@ -49,15 +49,15 @@ def warm_start_(supernet: Supernet, path: str) -> None:
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not Path(path).is_file():
-        raise UsageError(f"{_no(path)}: there is no such file; give the supernet.safetensors that `nas train` names")
+        raise UsageError(f"{_no(path)}: there is no such file; give the supernet.safetensors of `nas train`")
     try:
         tensors, header = load_checkpoint(Path(path))
     except NasError as error:
-        raise UsageError(f"{_no(path)}: {error}") from error
-    if header.get("kind") != "supernet" or "step" not in header or header["step"] != header["train"]["steps"]:
         raise UsageError(
-            f"{_no(path)}: it is no finished supernet; give the supernet.safetensors that `nas train` names"
-        )
+            f"{_no(path)}: it is damaged, or no checkpoint; give the supernet.safetensors of `nas train`"
+        ) from error
+    if header.get("kind") != "supernet" or "step" not in header or header["step"] != header["train"]["steps"]:
+        raise UsageError(f"{_no(path)}: it is no finished supernet; give the supernet.safetensors of `nas train`")
     return tensors, header
 
 

@@ -19,7 +19,7 @@ from nas.problem import pose, space_of
 from nas.search import run_search, run_training
 from nas.spec import StudySpec, override
 from nas.train import supernet_identity
-from nas.warm_start import warm_start_
+from nas.warm_start import origin_identity, warm_start_
 from search_spaces.menu import MENU
 from search_spaces.supernet import Supernet
 
@@ -110,6 +110,12 @@ def test_a_supernet_without_these_weights_is_refused(tmp_path, settings, changed
         warm_start_(Supernet(space, 10), str(path))
 
 
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no weights")
+    with pytest.raises(UsageError, match="is damaged, or no checkpoint; give the supernet"):
+        origin_identity(str(tmp_path / "notes.txt"))
+
+
 def test_larger_sizes_than_it_had_are_refused(tmp_path):
     path = kept(override(FEW, NARROW), tmp_path)
     with pytest.raises(UsageError, match=r"must fit into one of shape|has no "):
@@ -120,5 +126,5 @@ def test_a_missing_file_is_one_line_before_any_training(tmp_path):
     words = ["train", "--dir", str(tmp_path), "--set", f"train.warm_start={tmp_path}/none.safetensors"]
     result = CliRunner().invoke(cli.cli, words)
     assert isinstance(result.exception, UsageError)
-    assert "there is no such file; give the supernet.safetensors that `nas train` names" in str(result.exception)
+    assert "there is no such file; give the supernet.safetensors of `nas train`" in str(result.exception)
     assert not list(tmp_path.glob("supernets/*"))
