@@ -1,7 +1,11 @@
 """Inherited accuracy: the best network that a search finds with shared weights, beside the same network trained alone.
 
     python -m benchmarks.inherited --data IMAGES --dir FOLDER --variants 'narrow sandwich:1000'
-    python -m benchmarks.inherited --dir FOLDER --variants 'narrow and small:1500' --near 12
+    python -m benchmarks.inherited --dir FOLDER --variants 'narrow and small:1500' --near 12 --seeds 0,1,2
+    python -m benchmarks.inherited --dir FOLDER --variants 'whole:2000' --focus 750
+
+--focus: after the search so many further steps, by the sandwich, with the values alone that the best four networks of
+the front have, from the weights that there are; then the search again, in this narrower space. The further steps count.
 
 Both see the same number of images: as many optimizer steps of the same batches. Both are quantized and measured on all
 validation images, which the search never sees. Writes inherited.json and inherited.md after each variant. Interrupt it
@@ -11,6 +15,8 @@ whenever you like: the same command goes on.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +28,17 @@ from nas.problem import Problem, pose
 from nas.progress import Narrator
 from nas.rank import workshop_of
 from nas.search import run_search, train_for
-from nas.spec import StudySpec, load_spec, override
+from nas.spec import StudySpec, TrainSpec, load_spec, override
+from nas.study import Study
 from nas.trainings import Training
 from nas.workers import one_thread
 from search_spaces.architecture import Architecture
 
 SINGLE_PATH = {"train.single_path_share": 1.0, "train.single_path_sizes": "random"}
 SANDWICH = {"train.single_path_share": 0.0, "train.steps": 2000}
+FOCUS = {"train.learning_rate": 1e-3}
+"""Half of the usual learning rate: the weights are some way there. A guess, not tuned."""
+
 NARROW = {
     "space.choices.norm": ["batchnorm"],
     "space.choices.activation": ["hardswish"],
@@ -60,6 +70,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> what it is, and the settings that make it. `--variants 'narrow:9000'` gives one other steps."""
 
+COLUMNS = ("variant", "seed", "steps", "passes", "networks", "inherited", "alone", "gap_points", "network", "what")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,6 +82,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("studies/results/inherited"))
     parser.add_argument("--trials", type=int, default=64, help="networks that a search scores")
     parser.add_argument("--near", type=int, help="no search: the best of the largest network and so many beside it")
+    parser.add_argument("--focus", type=int, default=0, help="further steps near the best networks, see above")
+    parser.add_argument("--seeds", default="0", help="of the trainings, separated by commas: one row each")
     parser.add_argument("--variants", default="whole;narrow", help="names, separated by semicolons")
     args = parser.parse_args()
     base = load_spec(args.config)[1]
@@ -78,27 +92,47 @@ def main() -> None:
     settings |= {"data.limit": args.limit} if args.limit else {}
     base = override(base, settings)
 
-    rows = []
-    for words in args.variants.split(";"):
+    rows: list[dict[str, Any]] = []
+    for words, seed in product(args.variants.split(";"), map(int, args.seeds.split(","))):
         name, _, steps = words.partition(":")
         what, own = VARIANTS[name]
-        spec = override(base, own | ({"train.steps": int(steps)} if steps else {}))
-        rows.append({"variant": name, "what": what, **compare(spec, args.dir, args.near)})
+        spec = override(base, own | {"train.seed": seed} | ({"train.steps": int(steps)} if steps else {}))
+        rows.append({"variant": name, "seed": seed, "what": what, **compare(spec, args.dir, args.near, args.focus)})
         result = {
             "what": "top-1 of the best network found: with shared weights, and trained alone with as many images seen",
             **provenance(),
             "study": f"{args.config}, images of {rows[0]['data']}",
             "remark": "quantized, on all validation images; ± one standard error",
+            "focus": args.focus,
             "found": f"best of the largest and {args.near - 1} mutations of it" if args.near else "by `nas search`",
+            "gaps": gaps(rows),
             "variants": rows,
         }
-        columns = ("variant", "steps", "passes", "networks", "inherited", "alone", "gap_points", "network", "what")
+        columns = [*COLUMNS, *(["before"] if args.focus else [])]
         write_result(args.out, result, columns, "variants")
     print(args.out.with_suffix(".md").read_text())
 
 
-def compare(spec: StudySpec, folder: Path, near: int | None) -> dict[str, Any]:
+def gaps(rows: list[dict[str, Any]]) -> str:
+    """Mean gap of each variant over its seeds, and its standard error where there are several."""
+    said = []
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        points = [row["gap_points"] for row in rows if row["variant"] == name]
+        spread = f" ± {np.std(points, ddof=1) / len(points) ** 0.5:.2f}" if len(points) > 1 else ""
+        said.append(f"{name}: {np.mean(points):.2f}{spread} points, {len(points)} seeds")
+    return "; ".join(said)
+
+
+def compare(spec: StudySpec, folder: Path, near: int | None, focus: int) -> dict[str, Any]:
     """The best network found with the supernet of `spec`, with its weights and trained alone as long."""
+    before: dict[str, Any] = {}
+    shorter = spec
+    if focus:
+        study = run_search(spec, folder, config="inherited", narrator=Narrator())
+        best = max(study.front, key=lambda trial: trial.top1 or 0.0)
+        before = {"before": f"{best.architecture}, search top-1 {best.top1:.2%}"}
+        spec = override(spec, SANDWICH | FOCUS | values_of_best(study) | {"train.steps": focus})
+        spec = override(spec, {"train.warm_start": str(study.supernet), "train.seed": spec.train.seed + 1000})
     narrator = Narrator()
     problem = pose(spec, folder)
     trained = train_for(problem, folder, narrator)
@@ -111,15 +145,17 @@ def compare(spec: StudySpec, folder: Path, near: int | None) -> dict[str, Any]:
         best, top1 = trial.architecture, trial.top1 or 0.0
     with one_thread():
         inherited = evaluator.evaluate(best, "val").accuracy
-    alone = workshop_of(problem, folder.resolve()).train(Training(0, best)).val
+    steps = spec.train.steps + (shorter.train.steps if focus else 0)
+    workshop = workshop_of(problem, folder.resolve())
+    workshop = replace(workshop, spec=replace(shorter.train, steps=steps))
+    alone = workshop.train(Training(0, best)).val
     assert alone is not None, "without halving every training ends"
-    train = spec.train
-    single = round(train.steps * train.single_path_share)
+    passes = sum(_passes(train) for train in ([shorter.train, spec.train] if focus else [spec.train]))
     return {
         "data": problem.data.name,
-        "steps": train.steps,
-        "passes": single + (train.steps - single) * (2 + train.subnets),
-        "images_seen": train.steps * train.batch_size,
+        "steps": steps,
+        "passes": passes,
+        "images_seen": steps * spec.train.batch_size,
         "training_images": len(problem.data.train),
         "networks": problem.space.size,
         "network": str(best),
@@ -128,7 +164,25 @@ def compare(spec: StudySpec, folder: Path, near: int | None) -> dict[str, Any]:
         "alone": f"{alone.top1:.2%} ± {alone.stderr:.2%}",
         "gap_points": 100 * (alone.top1 - inherited.top1),
         "search_top1": top1,
+        **before,
     }
+
+
+def values_of_best(study: Study, count: int = 4) -> dict[str, Any]:
+    """Settings that leave a space the values which the best networks of a front have."""
+    space = pose(study.spec, study.root).space
+    best = sorted(study.front, key=lambda trial: -(trial.top1 or 0.0))[:count]
+    genomes = [space.encode(trial.architecture) for trial in best]
+    return {
+        f"space.choices.{choice.name}": [value for value in choice.values if value in {g[choice.name] for g in genomes}]
+        for choice in space.free
+    }
+
+
+def _passes(train: TrainSpec) -> int:
+    """Networks trained on a batch, over all steps."""
+    single = round(train.steps * train.single_path_share)
+    return single + (train.steps - single) * (2 + train.subnets)
 
 
 def best_near_largest(problem: Problem, evaluator: Evaluator, count: int) -> tuple[Architecture, float]:

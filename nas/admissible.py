@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from hw_models import Target
+from nas.bits import FIXED_BITS
 from nas.cost import part_costs
 from nas.errors import NothingFeasible, UsageError
 from search_spaces.architecture import Architecture
@@ -20,8 +21,16 @@ def admissible_space(
 
     A mixer is barred where its block is illegal with every norm, activation and bit policy, at the narrowest width and
     at the widest. named: mixers that the user asked for by name, which are refused rather than left out.
-    Raises UsageError when one of these is barred with all its kernels, NothingFeasible when a stage has no mixer left.
+    Raises UsageError when one of these is barred with all its kernels or a target has no `FIXED_BITS`, NothingFeasible
+    when a stage has no mixer left.
     """
+    for name, target in targets.items():
+        if str(FIXED_BITS) not in target.matrix.rates:
+            known = ", ".join(target.matrix.rates)
+            raise UsageError(
+                f"target {name} has {known}, and no {FIXED_BITS}, in which stem and head of every network run: search "
+                "for another one; `nas cost` shows what a network takes on it"
+            )
     barred: dict[str, str] = {}
     notes = []
     for name, target in targets.items():

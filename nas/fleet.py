@@ -1,6 +1,6 @@
 """Trainings as Ray Tune trials: several at a time, on this machine or on a cluster that is there already.
 
-A trial is `Workshop.train`, the code that one process runs, and its progress lies in the training's own folder. So
+A trial runs `Workshop.train`, as one process does, and its progress lies in the training's own folder. So
 nothing of Tune has to survive: after kill -9 a new run takes the trainings that have not ended, from their last
 checkpoint. On a cluster the folder of the studies must be one that every node sees.
 """
@@ -13,6 +13,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import NasError, UsageError
@@ -43,20 +44,19 @@ def train_on_ray(
 
         count = workers or int(ray.cluster_resources().get("CPU", 1))
         resources = {"cpu": 1, "gpu": gpu_share(count, int(ray.cluster_resources().get("GPU", 0)))}
-        trainable = tune.with_resources(
-            tune.with_parameters(_trial, workshop=workshop, trainings=list(trainings)), resources
-        )
+        sets = weight_sets(workshop, trainings)
+        trainable = tune.with_resources(tune.with_parameters(_trial, workshop=workshop, sets=sets), resources)
         home = workshop.folder / "ray"
         with deferred_interrupt() as stop_if_asked:
             tuner = tune.Tuner(
                 trainable,
-                param_space={"place": tune.grid_search(list(range(len(trainings))))},
+                param_space={"place": tune.grid_search(list(range(len(sets))))},
                 tune_config=tune.TuneConfig(max_concurrent_trials=workers or None),
                 run_config=tune.RunConfig(
                     name=str(os.getpid()),
                     storage_path=str(home),
                     failure_config=tune.FailureConfig(max_failures=DEATHS),
-                    callbacks=[_watch(trainings, stop_if_asked, report)],
+                    callbacks=[_watch(stop_if_asked, report)],
                     verbose=0,
                 ),
             )
@@ -86,17 +86,24 @@ def gpu_share(trials: int, gpus: int) -> float:
     return int(10_000 / together) / 10_000
 
 
-def _trial(config: dict[str, Any], workshop: Workshop, trainings: list[Training]) -> None:
-    """One training, in a process of Ray's. What no retry would mend is reported, not raised."""
+def weight_sets(workshop: Workshop, trainings: Sequence[Training]) -> list[list[Training]]:
+    """The trainings by their weights: networks that differ in bits alone are one training, and each is scored."""
+    sets: dict[str, list[Training]] = {}
+    for training in trainings:
+        sets.setdefault(workshop.identity(training), []).append(training)
+    return list(sets.values())
+
+
+def _trial(config: dict[str, Any], workshop: Workshop, sets: list[list[Training]]) -> None:
+    """The trainings of one set of weights, in a process of Ray's. What no retry would mend is reported, not raised."""
     import torch
     from ray import tune
 
     torch.set_num_threads(THREADS)
-    place = int(config["place"])
 
-    def progress(done: int, total: int, loss: float) -> None:
+    def progress(number: int, done: int, total: int, loss: float) -> None:
         if done % max(1, total // _REPORTS) == 0:
-            tune.report({"steps": done, "loss": loss})
+            tune.report({"number": number, "steps": done, "loss": loss})
 
     try:
         if not workshop.folder.is_dir():
@@ -104,24 +111,14 @@ def _trial(config: dict[str, Any], workshop: Workshop, trainings: list[Training]
                 f"{workshop.folder} is not there on node {socket.gethostname()}; name a folder with --dir that every "
                 "node of the cluster sees"
             )
-        outcome = _in_turn(workshop, trainings, place, progress)
-        tune.report({"steps": outcome.steps, "loss": 0.0})
+        for training in sets[int(config["place"])]:
+            outcome = workshop.train(training, partial(progress, training.number))
+            tune.report({"number": training.number, "steps": outcome.steps, "loss": 0.0})
     except (NasError, UsageError) as error:
         tune.report({"failed": str(error)})
 
 
-def _in_turn(workshop: Workshop, trainings: list[Training], place: int, progress: Any) -> Outcome:
-    """Two networks that differ in bits alone are one training: the second waits for the first, then only scores."""
-    import time
-
-    own = workshop.identity(trainings[place])
-    first = next(n for n, training in enumerate(trainings) if workshop.identity(training) == own)
-    while first != place and workshop.outcome(trainings[first]) is None:
-        time.sleep(1.0)
-    return workshop.train(trainings[place], progress)
-
-
-def _watch(trainings: Sequence[Training], stop_if_asked: Callable[[], None], report: Report | None) -> Any:
+def _watch(stop_if_asked: Callable[[], None], report: Report | None) -> Any:
     from ray import tune
 
     class Watch(tune.Callback):
@@ -129,7 +126,7 @@ def _watch(trainings: Sequence[Training], stop_if_asked: Callable[[], None], rep
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             if report is not None and "steps" in result:
-                report(trainings[int(trial.config["place"])].number, int(result["steps"]), float(result["loss"]))
+                report(int(result["number"]), int(result["steps"]), float(result["loss"]))
 
         def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
             stop_if_asked()

@@ -100,6 +100,27 @@ def process_group(device: str | torch.device | None = None) -> Iterator[Group]:
         dist.destroy_process_group()
 
 
+class _GroupSum(torch.autograd.Function):
+    """Sum of a tensor over the group, which every process has; so every gradient of it reaches every process."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _group_sum(tensor: Tensor) -> Tensor:
+    total: Tensor = _GroupSum.apply(tensor)
+    return total
+
+
 class _JointBatchNorm(TorchFunctionMode):
     """Computes `F.batch_norm` in training mode over all processes (torch's SyncBatchNorm does, but on GPUs only and as
     another layer)."""
@@ -125,16 +146,14 @@ def _joint_batch_norm(
     eps: float | None,
 ) -> Tensor:
     """[batch, channels, ...] normalised per channel over the joint batch; running statistics as torch keeps them."""
-    from torch.distributed.nn.functional import all_reduce
-
     x = input.float()
     axes = [axis for axis in range(x.ndim) if axis != 1]
     count = torch.tensor(x.numel() / x.shape[1], device=x.device)
     dist.all_reduce(count)
-    mean = all_reduce(x.sum(axes)) / count
+    mean = _group_sum(x.sum(axes)) / count
     shape = [1, -1, *([1] * (x.ndim - 2))]
     centred = x - mean.view(shape)
-    variance = all_reduce(centred.square().sum(axes)) / count
+    variance = _group_sum(centred.square().sum(axes)) / count
     if running_mean is not None and running_var is not None:
         step = 0.1 if momentum is None else momentum
         with torch.no_grad():

@@ -137,8 +137,15 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: s
     spec, latencies = calibrated(spec, targets, folder, url, narrator)
     own = [space.plugin.identity] if space.plugin else []
     fitted = [latency.identity for latency in latencies.values()]
-    identity = spec.identity(data.identity, *map(target_content, targets.values()), *own, *fitted)
+    begun = [_origin(spec.train.warm_start)] if spec.train.warm_start else []
+    identity = spec.identity(data.identity, *map(target_content, targets.values()), *own, *fitted, *begun)
     return Problem(spec, space, targets, goal, data, identity, latencies, folder / TABLES)
+
+
+def _origin(warm_start: str) -> str:
+    from nas.warm_start import origin_identity
+
+    return origin_identity(warm_start)
 
 
 def target_content(target: Target) -> str:
@@ -209,9 +216,11 @@ def with_full_paths(spec: StudySpec) -> StudySpec:
     # What is a file: as in `hw_models.load_target`.
     targets = tuple(str(Path(t).resolve()) if t.endswith(".toml") or "/" in t else t for t in spec.search.targets)
     plugin = str(Path(spec.space.plugin).resolve()) if spec.space.plugin else None
+    start = spec.train.warm_start
     return replace(
         spec,
         space=replace(spec.space, plugin=plugin),
         data=replace(spec.data, source=source),
+        train=replace(spec.train, warm_start=str(Path(start).resolve()) if start else ""),
         search=replace(spec.search, targets=targets),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from nas.errors import UsageError
 from nas.objectives import suggestion
+from nas.spec_rules import check
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The studies that ship, one TOML each."""
@@ -60,6 +60,7 @@ class TrainSpec:
     distillation: what the other networks of a sandwich step learn from the largest: "kl" (its predictions by
         Kullback-Leibler divergence), "alpha" (by alpha-divergence) or "none".
     teacher: a timm model with weights on this machine that the largest network learns from (`nas.teacher`); "" none.
+    warm_start: file of a trained supernet of this space or a wider one whose weights are the first ones; "" fresh ones.
 
     clip_norm: bound of the gradient's norm per network of a step; 0: none.
     drop_path: probability at which the last residual branch is left out, falling linearly to 0 at the first.
@@ -81,6 +82,7 @@ class TrainSpec:
     fairness: bool = True
     distillation: str = "kl"
     teacher: str = ""
+    warm_start: str = ""
     label_smoothing: float = 0.1
     clip_norm: float = 1.0
     drop_path: float = 0.0
@@ -155,20 +157,20 @@ class StudySpec:
                 raise UsageError(f"{where}: unknown section [{name}]; {suggestion(name, sections)}")
         made = {name: _section(kind, name, data.get(name, {}), where) for name, kind in sections.items()}
         spec = cls(**made)
-        _check(spec, where)
+        check(spec, where)
         return spec
 
     def identity(self, *facts: str) -> str:
         """Sixteen hexadecimal digits that name the study, whatever its length and speed.
 
-        facts: what data.source, search.targets and space.plugin stood for (content of images and of files). They
-        take the place of the names: a moved folder is the same study, a changed file is another.
+        facts: what data.source, search.targets, space.plugin and train.warm_start stood for (content of images and
+        of files). They take the place of the names: a moved folder is the same study, a changed file is another.
         """
         content = self.to_dict()
         del content["search"]["trials"], content["train"]["checkpoint_every"], content["search"]["calibrations"]
         if content["space"]["multiplex"] == 1:  # as studies without that entry were named
             del content["space"]["multiplex"]
-        del content["data"]["source"], content["search"]["targets"]
+        del content["data"]["source"], content["search"]["targets"], content["train"]["warm_start"]
         content["space"].pop("plugin", None)
         text = json.dumps([content, *facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -302,64 +304,3 @@ _WORDS = {
     float: "a number",
     bool: "true or false",
 }
-
-_AT_LEAST = {
-    1: {
-        "space": ("multiplex",),
-        "train": ("steps", "checkpoint_every"),
-        "evaluate": ("search_images",),
-        "search": ("trials", "batch"),
-    },
-    2: {  # the variance of a batch of one is no variance
-        "train": ("batch_size",),
-        "evaluate": ("bn_images", "calibration_images", "batch_size"),
-    },
-}
-
-
-def _check(spec: StudySpec, where: str) -> None:
-    for least, sections in _AT_LEAST.items():
-        for section, key in ((section, key) for section, keys in sections.items() for key in keys):
-            value = getattr(getattr(spec, section), key)
-            if value < least:
-                raise UsageError(f"{where}: {section}.{key} must be at least {least}, but got {value}")
-    for key in ("objectives", "targets"):
-        if not getattr(spec.search, key):
-            raise UsageError(f"{where}: search.{key} must name at least one")
-    for section, key in (("data", "seed"), ("train", "seed"), ("search", "seed"), ("train", "subnets")):
-        value = getattr(getattr(spec, section), key)
-        if value < 0:
-            raise UsageError(f"{where}: {section}.{key} must be 0 or more, but got {value}")
-    if spec.search.risk is not None and not 0.5 <= spec.search.risk <= 0.95:
-        raise UsageError(f"{where}: search.risk must lie between 0.5 and 0.95, but is {spec.search.risk:g}")
-    if spec.data.limit is not None and spec.data.limit < 1:
-        raise UsageError(f"{where}: data.limit must be at least 1, but got {spec.data.limit}")
-    for rule in _broken_rules(spec.train):
-        named = {key: value for key, value in dataclasses.asdict(spec.train).items() if key in re.findall(r"\w+", rule)}
-        shown = ", ".join(f"{key} = {_toml(value)}" for key, value in named.items())
-        raise UsageError(f"{where}: {rule} must hold in [train], but got {shown}")
-
-
-_TRAIN_WORDS = {"single_path_sizes": ("largest", "random"), "distillation": ("kl", "alpha", "none")}
-
-
-def _broken_rules(train: TrainSpec) -> list[str]:
-    rules = {
-        "learning_rate > 0": 0 < train.learning_rate < float("inf"),
-        "weight_decay >= 0": 0 <= train.weight_decay < float("inf"),
-        "warmup_steps >= 0": train.warmup_steps >= 0,
-        "0 <= single_path_share <= 1": 0 <= train.single_path_share <= 1,
-        "0 <= small_warmup_share <= 1": 0 <= train.small_warmup_share <= 1,
-        "0 <= label_smoothing < 1": 0 <= train.label_smoothing < 1,
-        "clip_norm >= 0": 0 <= train.clip_norm < float("inf"),
-        "0 <= drop_path < 1": 0 <= train.drop_path < 1,
-        "0 <= ema < 1": 0 <= train.ema < 1,
-        "mixup >= 0": 0 <= train.mixup < float("inf"),
-        "cutmix >= 0": 0 <= train.cutmix < float("inf"),
-        "an even batch_size with mixup or cutmix, which mix images in pairs,": (
-            train.batch_size % 2 == 0 or not (train.mixup or train.cutmix)
-        ),
-    }
-    for key, words in _TRAIN_WORDS.items():
-        rules[f"{key} in {', '.join(words)}"] = getattr(train, key) in words
-    return [rule for rule, holds in rules.items() if not holds]

@@ -32,6 +32,7 @@ from nas.losses import alpha_divergence, kl, label_loss
 from nas.recipe import Batch, dropped_paths, make_optimizer, resized, training_batch, update
 from nas.spec import TrainSpec
 from nas.teacher import Teacher, load_teacher, weights_identity
+from nas.warm_start import origin_identity, warm_start_
 from search_spaces.architecture import Architecture
 from search_spaces.space import UNORDERED, SearchSpace
 from search_spaces.supernet import Supernet
@@ -56,10 +57,12 @@ def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec) -
     description = space.to_dict()
     description["choices"] = {k: v for k, v in description["choices"].items() if k.split(".")[-1] != "bits"}
     training = asdict(spec)
-    del training["checkpoint_every"]
+    del training["checkpoint_every"], training["warm_start"]
     content = [FORMAT, description, bundle.identity, bundle.num_classes, bundle.in_chans, training]
     if spec.teacher:
         content.append(weights_identity(spec.teacher))
+    if spec.warm_start:
+        content.append(["warm start", origin_identity(spec.warm_start)])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -107,7 +110,10 @@ def _train(
 ) -> None:
     """Train from the last checkpoint in `home`, if there is one, and leave supernet.safetensors there."""
     torch.manual_seed(spec.seed)
-    supernet = Supernet(space, bundle.num_classes, bundle.in_chans).to(group.device).train()
+    supernet = Supernet(space, bundle.num_classes, bundle.in_chans)
+    if spec.warm_start:
+        warm_start_(supernet, spec.warm_start)
+    supernet = supernet.to(group.device).train()
     teacher = load_teacher(spec.teacher, bundle, group.device) if spec.teacher else None
     trainee = Trainee(supernet, make_optimizer(supernet, spec), Average(supernet, spec.ema) if spec.ema else None)
     unfinished = home / "checkpoint.safetensors"

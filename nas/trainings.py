@@ -49,6 +49,7 @@ _OF_SUPERNETS = (
     "fairness",
     "distillation",
     "teacher",
+    "warm_start",
     "checkpoint_every",
 )
 """Entries of TrainSpec that a training alone does not depend on; its teacher is named beside the spec."""

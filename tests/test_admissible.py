@@ -22,6 +22,12 @@ def test_the_default_search_keeps_its_mixers() -> None:
     assert admissible_space(space, {"npu_40tops": load_target("npu_40tops")}) == (space, [])
 
 
+def test_a_device_without_the_bits_of_stem_and_head_is_refused() -> None:
+    space = load_space("metaformer")
+    with pytest.raises(UsageError, match=r"apple_a14 has fp16, w8a16, w4a16, and no w8a8, in which stem and head"):
+        admissible_space(space, {"apple_a14": load_target("apple_a14")})
+
+
 def test_what_cannot_run_is_left_out_with_the_reason() -> None:
     space = load_space("metaformer", mixers=["dwconv", "pool", "mhsa"])
     kept, notes = admissible_space(space, {"mine": target(depthwise_kernels=(3, 5), unsupported=("softmax",))})

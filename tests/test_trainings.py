@@ -16,7 +16,7 @@ from small_study import small_spec
 from nas.accuracy import Accuracy
 from nas.checkpoint import load_checkpoint
 from nas.errors import NasError, UsageError
-from nas.fleet import gpu_share
+from nas.fleet import gpu_share, weight_sets
 from nas.halving import Halving, Rung, survives
 from nas.problem import pose
 from nas.trainings import Outcome, Training, Workshop, train_all
@@ -155,6 +155,32 @@ def test_ray_tune_trials_give_the_outcomes_of_one_process(workshop, trainings, t
     assert {number for number, _ in steps} == {0, 1, 2}
     assert capfd.readouterr().out == "", "stdout is for data"
     assert list((workshop.folder / "ray").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def twins(problem, trainings):
+    """A network, and the same with other bits."""
+    genome = problem.space.encode(trainings[0].architecture)
+    bits = [
+        choice.name
+        for choice in problem.space.free
+        if choice.name.endswith(".bits") and genome[choice.name] != choice.values[-1]
+    ]
+    other = genome | {name: problem.space[name].values[-1] for name in bits}
+    return [trainings[0], Training(9, problem.space.decode(other))]
+
+
+def test_networks_that_differ_in_bits_alone_are_one_trial(workshop, trainings, twins):
+    assert twins[0].architecture != twins[1].architecture
+    assert weight_sets(workshop, [*twins, *trainings[1:]]) == [twins, *([each] for each in trainings[1:])]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_training_that_diverges_on_ray_is_one_line_and_nothing_waits_for_it(workshop, twins):
+    hopeless = replace(workshop, spec=replace(workshop.spec, learning_rate=1e30, warmup_steps=0, clip_norm=0.0))
+    with pytest.raises(NasError, match="diverged at step"):
+        list(train_all(hopeless, twins, workers=2))
 
 
 def test_one_process_loads_nothing_of_ray():
