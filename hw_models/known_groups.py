@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hw_models.fusion import Group
 from hw_models.group_cost import GroupCost
 from hw_models.memory import Placement
+from hw_models.target import Target
 from hw_models.workload import Op, Workload
 
 
@@ -40,7 +41,8 @@ class GroupKind:
 class KnownGroups:
     """Costs of groups by themselves on one target, each worked out once."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self._numbers: dict[tuple[object, ...], int] = {}
         self._costs: dict[tuple[object, ...], GroupCost] = {}
 

@@ -121,15 +121,19 @@ class PartEstimator:
     def __init__(
         self, target: Target, ends: tuple[bool, bool] = (True, True), known: KnownGroups | None = None
     ) -> None:
-        """ends: as in `memory.place`. known: groups that other estimators of the target have met."""
+        """ends: as in `memory.place`. known: groups that other estimators of the target have met. Raises ValueError for
+        those of another target.
+        """
+        if known is not None and known.target != target:
+            raise ValueError(f"these groups are known of {known.target.name}, not of {target.name}")
         self._target, self._ends = target, ends
-        self._known = KnownGroups() if known is None else known
+        self._known = KnownGroups(target) if known is None else known
         self._ops: tuple[Op, ...] | None = None
         self._groups: tuple[Group, ...] = ()
         self._kinds: list[GroupKind] = []
 
     def cost(self, workload: Workload) -> PartCost:
-        """A workload of other ops is begun anew."""
+        """A workload of other ops is begun anew; one of the same differs in number formats alone (`with_dtypes`)."""
         target, runtime = self._target, self._target.runtime
         run = lower(workload, runtime)
         if run.ops is not self._ops or runtime.float_joins:  # else formats do not decide what is fused

@@ -280,6 +280,8 @@ class Legality:
 
 
 KINDS = ("npu", "cpu", "gpu", "mcu")
+UNKNOWN_STACK = "unknown"
+"""Of a target that says `like` and no stack: it has no kin."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Every value in a file is a table `{ value = ..., source = "..." }`. A value that no document gives is an
 estimate, and its source then begins with "estimated" and says why. All values are in SI base units. A file
 may say `like = "another target"` and give only what differs; everything else, sources included, is then that
-target's. What the other target has and this one lacks, a precision for instance, is taken out again by
-`w8a16 = { absent = true, source = "..." }`.
+target's, but for `stack`, which is unknown until the file names it. What the other target has and this one lacks, a
+precision for instance, is taken out again by `w8a16 = { absent = true, source = "..." }`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hw_models.target import (
     KINDS,
     RUNS,
     STREAMS,
+    UNKNOWN_STACK,
     Energy,
     Legality,
     MatrixEngine,
@@ -96,6 +97,7 @@ def _inherit(where: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     parent_data = tomllib.loads((TARGETS_FOLDER / f"{parent}.toml").read_text(encoding="utf-8"))
     if "like" in parent_data:
         parent_data = dict(_inherit(where, parent_data))
+    parent_data = {**parent_data, "stack": UNKNOWN_STACK}  # a likeness is no kinship
     return _merge({key: value for key, value in data.items() if key != "like"}, parent_data, parent)
 
 

@@ -90,7 +90,7 @@ def predict(network: nn.Module, images: Iterable[Tensor], streams: int = 1) -> T
 
 
 def _outputs(network: nn.Module, images: Iterable[Tensor], streams: int) -> Iterator[Tensor]:
-    """Of the batches, in their order; as few batches as keep all threads busy wait in memory."""
+    """Of the batches, in their order; at most one more than there are streams is in memory."""
     threads = torch.get_num_threads()
 
     @torch.inference_mode()
@@ -100,12 +100,16 @@ def _outputs(network: nn.Module, images: Iterable[Tensor], streams: int) -> Iter
 
     running: deque[Future[Tensor]] = deque()
     with ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        for batch in images:
-            running.append(pool.submit(run, batch))
-            if len(running) > 2 * streams:
+        try:
+            for batch in images:
+                running.append(pool.submit(run, batch))
+                if len(running) > streams:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        finally:
+            for one in running:
+                one.cancel()
 
 
 def measure(

@@ -28,8 +28,8 @@ def admissible_space(
         if str(FIXED_BITS) not in target.matrix.rates:
             known = ", ".join(target.matrix.rates)
             raise UsageError(
-                f"target {name} has {known}, and no {FIXED_BITS}, in which stem and head of every network run: search "
-                "for another one; `nas cost` shows what a network takes on it"
+                f"target {name} has {known}, and no {FIXED_BITS}, in which stem and head of every network run: choose "
+                "another target; `nas cost` shows what a network takes on it"
             )
     barred: dict[str, str] = {}
     notes = []

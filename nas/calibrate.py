@@ -20,6 +20,7 @@ from hw_models.families import COLUMNS, Units, network_units, part_units
 from hw_models.measurements import AGREEMENT, Measurement, MeasurementError, list_packs, load_pack
 from hw_models.predictor import LEAST_SAMPLES, LEVEL, Predictor
 from hw_models.samples import Samples
+from hw_models.target import UNKNOWN_STACK
 from hw_models.transfer import Transfer, published_factors, transfer
 from nas.bits import costed_precision, put_precision
 from nas.calibrations import CalibrationStore, Stored
@@ -53,6 +54,8 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
     """
     target = find_target(target_name)
     known = transfer(target, published_factors())
+    if known is not None and target.stack == UNKNOWN_STACK:
+        narrator.say(f"{target.name} names no stack: it is taken for an {target.kind} of no known vendor's")
     with closing(Store(folder, url, create=True)) as store:
         records = gather(target.name, MeasurementStore(store), narrator)
         calibrations = CalibrationStore(store)

@@ -56,6 +56,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def load_header(path: Path) -> dict[str, Any]:
+    """The header alone, quickly; whether the tensors are whole is not looked at. Raises NasError for another file."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["nas"])
+    except Exception as error:
+        raise NasError(f"{path} cannot be read ({_reason(error)}); delete it to make it anew") from error
+    return dict(header)
+
+
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -8,6 +8,9 @@ several processes.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -72,19 +75,19 @@ class PartRows:
             return rows
         batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads and open databases
-        with ProcessPoolExecutor(workers - 1, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(workers - 1, context, initializer=_as_helper) as pool:
             asked = [[wanted[number] for number in batch] for batch in batches]
             made = [pool.submit(self._batch, some) for some in asked]
             try:
                 for batch, some, others in zip(batches[::-1], asked[::-1], made[::-1], strict=True):
-                    if others.cancel():  # no other process has begun it
+                    if others.cancel():  # another process has neither begun it nor fetched it to begin next
                         rows[batch] = list(self._rows(some))
                 for batch, others in zip(batches, made, strict=True):
                     if not others.cancelled():
                         rows[batch] = others.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            finally:
+                for others in made:
+                    others.cancel()
         return rows
 
     def _batch(self, wanted: list[Wanted]) -> NDArray[np.float64]:
@@ -94,7 +97,7 @@ class PartRows:
 
     def _rows(self, wanted: Iterable[Wanted]) -> Iterator[NDArray[np.float64]]:
         """Rows in the order of `_likeness`; what the next one may share is kept."""
-        known = KnownGroups()
+        known = KnownGroups(self.target)
         kind: object = None
         module: nn.Module | None = None
         shapes: dict[tuple[int, ...], _Traced] = {}
@@ -149,6 +152,20 @@ class PartRows:
     @cached_property
     def _resolution(self) -> int:
         return [choice.name for choice in self.space.choices].index("resolution")
+
+
+def _as_helper() -> None:
+    """Another process leaves Ctrl-C to the one that asked, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    asking = multiprocessing.parent_process()
+    assert asking is not None
+    asking.join()
+    os._exit(1)
 
 
 class _Traced:

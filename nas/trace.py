@@ -304,8 +304,9 @@ def _module_paths(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     names = {child: name for name, child in module.named_modules()}
 
     def enter(child: nn.Module, _: Any) -> None:
-        role = getattr(child, "role", "")
-        recorder.path.append(names.get(child, recorder.path[-1]))
+        known = child in names  # a module that no module holds as its own belongs to the one that runs it
+        role = getattr(child, "role", "") if known else recorder.role[-1]
+        recorder.path.append(names[child] if known else recorder.path[-1])
         recorder.role.append(role if isinstance(role, str) else "")
 
     def leave(*_: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nas.checkpoint import load_checkpoint
+from nas.checkpoint import load_checkpoint, load_header
 from nas.errors import NasError, UsageError
 from search_spaces.elastic import share, shared_index
 from search_spaces.menu import MENU
@@ -16,7 +16,7 @@ from search_spaces.supernet import Supernet
 
 def origin_identity(path: str) -> str:
     """That of the trained supernet in a file. Raises UsageError when there is none."""
-    return str(_read(path)[1]["identity"])
+    return str(_header(path)["identity"])
 
 
 @torch.no_grad()
@@ -31,12 +31,13 @@ def warm_start_(supernet: Supernet, path: str) -> None:
     for key in ("num_classes", "in_chans"):
         if getattr(supernet, key) != header[key]:
             raise UsageError(f"{_no(path)}: its {key} is {header[key]}, that of these images {getattr(supernet, key)}")
-    for key in ("stem", "role_widths", "multiplex", "plugin"):
+    for key in ("role_widths", "multiplex", "plugin"):
         if own.get(key) != wider.get(key):
             raise UsageError(f"{_no(path)}: its {key} is {wider.get(key)}, that of this space {own.get(key)}")
     bound = [mixer for mixer in supernet.space.mixers if MENU[mixer].token_bound]
-    if bound and max(wider["choices"]["resolution"]) != supernet.space.max_resolution:
-        raise UsageError(f"{_no(path)}: {', '.join(bound)} are bound to one resolution, and it had another")
+    maps = [(max(space["choices"]["resolution"]), space["stem"]) for space in (wider, own)]
+    if bound and maps[0] != maps[1]:
+        raise UsageError(f"{_no(path)}: {', '.join(bound)} are bound to one size of the map, and it had another")
     for name, tensor in supernet.state_dict().items():
         if name not in tensors:
             raise UsageError(f"{_no(path)}: it has no {name}; offer only what its space offered")
@@ -48,17 +49,23 @@ def warm_start_(supernet: Supernet, path: str) -> None:
 
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    header = _header(path)
+    try:
+        return load_checkpoint(Path(path))[0], header
+    except NasError as error:
+        raise UsageError(f"{_no(path)}: it is damaged; give the supernet.safetensors of `nas train`") from error
+
+
+def _header(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UsageError(f"{_no(path)}: there is no such file; give the supernet.safetensors of `nas train`")
     try:
-        tensors, header = load_checkpoint(Path(path))
+        header = load_header(Path(path))
     except NasError as error:
-        raise UsageError(
-            f"{_no(path)}: it is damaged, or no checkpoint; give the supernet.safetensors of `nas train`"
-        ) from error
+        raise UsageError(f"{_no(path)}: it is no checkpoint; give the supernet.safetensors of `nas train`") from error
     if header.get("kind") != "supernet" or "step" not in header or header["step"] != header["train"]["steps"]:
         raise UsageError(f"{_no(path)}: it is no finished supernet; give the supernet.safetensors of `nas train`")
-    return tensors, header
+    return header
 
 
 def _no(path: str) -> str:

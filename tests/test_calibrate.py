@@ -158,6 +158,11 @@ def test_a_target_of_ones_own_learns_from_devices_of_its_kind(tmp_path):
     outcome = run_calibration(str(mine), tmp_path, None, Heard())
     assert outcome.stored is not None
     assert "transferred from Hailo" in outcome.stored.calibration.about
+    heard = Heard()
+    mine.write_text(f'like = "{TARGET}"', encoding="utf-8")
+    outcome = run_calibration(str(mine), tmp_path, None, heard)
+    assert outcome.stored is not None
+    assert any("mine names no stack: it is taken for an npu of no known vendor's" in said for said in heard.said)
     mine.write_text(f'like = "{TARGET}"\nkind = "mcu"\nstack = "mine"', encoding="utf-8")
     assert run_calibration(str(mine), tmp_path, None, Heard()).stored is None
 

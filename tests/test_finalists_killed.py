@@ -53,11 +53,13 @@ def killed(folder: Path) -> tuple[str, int]:
     )
     trainings = folder / "trainings"
     deadline = time.monotonic() + 120
-    while not (list(trainings.glob("*/result-*.json")) and list(trainings.glob("*/checkpoint.safetensors"))):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
+    try:
+        while not (list(trainings.glob("*/result-*.json")) and list(trainings.glob("*/checkpoint.safetensors"))):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
     assert process.wait() == -9
     (finished,) = trainings.glob("*/result-*.json")
     (unfinished,) = trainings.glob("*/checkpoint.safetensors")

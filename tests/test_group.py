@@ -107,12 +107,14 @@ def test_two_processes_equal_one_with_the_joint_batch(together, tmp_path):
 def test_two_killed_processes_end_with_the_same_weights(together, tmp_path):
     often = replace(SPEC, checkpoint_every=1)
     processes = started(tmp_path, often)
-    while not list(tmp_path.glob("supernets/*/checkpoint.safetensors")):
-        assert [process.poll() for process in processes] == [None, None]
-        time.sleep(0.005)
-    for process in processes:
-        process.kill()
-        process.communicate()
+    try:
+        while not list(tmp_path.glob("supernets/*/checkpoint.safetensors")):
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.005)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     said = ended(started(tmp_path, often))
     assert said[0][0].split()[0] in ("2", "3"), "the first step is not done twice"
     (ours,) = tmp_path.glob("supernets/*/supernet.safetensors")

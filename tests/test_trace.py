@@ -230,3 +230,20 @@ def test_wrong_shapes_are_refused() -> None:
         trace_module(nn.ReLU(), [(1, 0, 4)])
     with pytest.raises(TraceError, match="cannot be traced"):
         trace_module(nn.Linear(3, 4), [(1, 5)])
+
+
+def test_a_module_that_nobody_registered_has_the_role_of_the_one_that_calls_it() -> None:
+    class Outer(nn.Module):
+        role = "accumulator"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = [nn.Linear(4, 4)]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.hidden[0](x)
+            return out
+
+    with torch.device("meta"):
+        workload = trace_module(nn.Sequential(Outer()).eval(), [(1, 4)])
+    assert [(op.role, op.module) for op in workload.ops] == [("accumulator", "0")]

@@ -96,7 +96,11 @@ def test_where_the_file_lies_does_not_matter_but_what_is_in_it(tmp_path):
     ("settings", "changed", "said"),
     [
         ({"space.mixers": ["pool"]}, {}, r"has no stages\.0.*offer only what its space offered"),
-        ({"space.mixers": ["raft_mlp"], "space.choices.resolution": [24]}, {}, "raft_mlp are bound to one resolution"),
+        (
+            {"space.mixers": ["raft_mlp"], "space.choices.resolution": [24]},
+            {},
+            "raft_mlp are bound to one size of the map",
+        ),
         ({"space.multiplex": 2}, {}, "its multiplex is None, that of this space 2"),
         ({}, {"num_classes": 100}, "its num_classes is 100, that of these images 10"),
         ({}, {"step": 1}, "no finished supernet; give the supernet.safetensors"),
@@ -112,7 +116,7 @@ def test_a_supernet_without_these_weights_is_refused(tmp_path, settings, changed
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no weights")
-    with pytest.raises(UsageError, match="is damaged, or no checkpoint; give the supernet"):
+    with pytest.raises(UsageError, match="is no checkpoint; give the supernet"):
         origin_identity(str(tmp_path / "notes.txt"))
 
 

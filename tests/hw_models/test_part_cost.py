@@ -37,7 +37,8 @@ def blocks() -> list[Workload]:
 
 @pytest.mark.parametrize("name", list_targets())
 def test_blocks_that_share_groups(name: str, blocks: list[Workload]) -> None:
-    target, known = load_target(name), KnownGroups()
+    target = load_target(name)
+    known = KnownGroups(target)
     some = blocks if name == "npu_40tops" else blocks[:4]
     for number, workload in enumerate(some):
         ends = bool(number % 5 == 4), bool(number % 7 == 6)
@@ -59,11 +60,15 @@ def test_a_network_whose_maps_spill(name: str) -> None:
         assert estimator.cost(formatted) == estimate_part(formatted, target)
 
 
-def test_what_is_alike_is_costed_once(blocks: list[Workload]) -> None:
-    target, known = load_target("npu_40tops"), KnownGroups()
+def test_what_is_alike_is_costed_once(blocks: list[Workload], monkeypatch: pytest.MonkeyPatch) -> None:
+    target = load_target("npu_40tops")
+    known = KnownGroups(target)
     formatted = put_precision(blocks[0], "w8a8")
-    first, second = (PartEstimator(target, known=known).cost(formatted) for _ in range(2))
-    assert all(one is other for one, other in zip(first.groups, second.groups, strict=True))
+    first = PartEstimator(target, known=known).cost(formatted)
+    monkeypatch.setattr("hw_models.group_cost._group_cost", lambda *_: pytest.fail("costed again"))
+    assert PartEstimator(target, known=known).cost(formatted) == first
+    with pytest.raises(ValueError, match="known of npu_40tops, not of hailo8"):
+        PartEstimator(load_target("hailo8"), known=known)
 
 
 def test_an_estimator_takes_another_workload(blocks: list[Workload]) -> None:
