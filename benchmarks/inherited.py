@@ -86,6 +86,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0", help="of the trainings, separated by commas: one row each")
     parser.add_argument("--variants", default="whole;narrow", help="names, separated by semicolons")
     args = parser.parse_args()
+    if args.focus and args.near:
+        parser.error("--focus begins with a search, and --near is none: give one of them")
     base = load_spec(args.config)[1]
     settings: dict[str, Any] = {"search.trials": args.trials, "search.objectives": ["top1", "macs"]}
     settings |= {"data.source": args.data} if args.data else {}
