@@ -97,7 +97,8 @@ def _inherit(where: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     parent_data = tomllib.loads((TARGETS_FOLDER / f"{parent}.toml").read_text(encoding="utf-8"))
     if "like" in parent_data:
         parent_data = dict(_inherit(where, parent_data))
-    parent_data = {**parent_data, "stack": UNKNOWN_STACK}  # a likeness is no kinship
+    # A likeness is no kinship, and no claim.
+    parent_data = {**parent_data, "stack": UNKNOWN_STACK, "accuracy": f"not compared with measurements; like {parent}"}
     return _merge({key: value for key, value in data.items() if key != "like"}, parent_data, parent)
 
 

@@ -30,6 +30,8 @@ def test_a_file_of_a_users_own_says_what_it_is(tmp_path: Path) -> None:
     known = transfer(load_target(file), devices)
     assert known is not None
     assert known.devices == ["i9_10940x"]
+    assert load_target(file).stack == "unknown"
+    assert load_target(file).accuracy == "not compared with measurements; like epyc_zen5_core"
     file.write_text(file.read_text() + 'kind = "npu"\nstack = "Mine"\n', encoding="utf-8")
     known = transfer(load_target(file), devices)
     assert known is not None
