@@ -14,7 +14,8 @@ from hw_models.workload import Op, Workload
 class GroupKind:
     """All that decides what a group costs by itself, but for formats and placement.
 
-    touched: tensors of the group; number: equal for groups whose ops and shapes are.
+    touched: indices of the group's tensors, each once; ends: of the activations it reads from and leaves for outside;
+    number: equal for groups whose ops and shapes are.
     """
 
     __slots__ = ("ends", "number", "touched")
@@ -47,12 +48,16 @@ class KnownGroups:
         self._costs: dict[tuple[object, ...], GroupCost] = {}
 
     def kinds(self, workload: Workload, groups: Sequence[Group]) -> list[GroupKind]:
+        """Of every group, in order."""
         return [GroupKind(workload, group, self._numbers) for group in groups]
 
     def cost(
         self, kind: GroupKind, workload: Workload, placement: Placement, make: Callable[[], GroupCost]
     ) -> GroupCost:
-        """What `make` returned for such a group before."""
+        """What `make` returned for such a group before; `make` is called for one that is new.
+
+        workload, placement: with formats, of the group's workload.
+        """
         key = (
             kind.number,
             *[workload.tensors[index].dtype for index in kind.touched],

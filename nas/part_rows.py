@@ -75,7 +75,7 @@ class PartRows:
             return rows
         batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads and open databases
-        with ProcessPoolExecutor(workers - 1, context, initializer=_as_helper) as pool:
+        with ProcessPoolExecutor(workers - 1, context, initializer=_start_worker) as pool:
             asked = [[wanted[number] for number in batch] for batch in batches]
             made = [pool.submit(self._batch, some) for some in asked]
             try:
@@ -154,8 +154,8 @@ class PartRows:
         return [choice.name for choice in self.space.choices].index("resolution")
 
 
-def _as_helper() -> None:
-    """Another process leaves Ctrl-C to the one that asked, and ends with it."""
+def _start_worker() -> None:
+    """A worker leaves Ctrl-C to the process that asked, and ends with it, kill -9 included."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
