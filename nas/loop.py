@@ -21,7 +21,7 @@ from nas.errors import NasError
 from nas.group import Group
 from nas.interrupt import deferred_interrupt
 from nas.spec import TrainSpec
-from search_spaces.norms import set_progress
+from search_spaces.norms import progressive_norms, set_progress
 
 Progress = Callable[[int, int, float], None]
 """Called after each step with (steps done, steps in all, loss; of a supernet that of its largest network)."""
@@ -52,12 +52,13 @@ class Trainee:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of `state`."""
         self.model.load_state_dict(_below("model.", tensors))
+        counts_there = bool(self.optimizer.defaults.get("fused"))  # else AdamW keeps its count of steps on the CPU
         for name, parameter in self.model.named_parameters():
             state = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = tensors.get(f"optimizer.{key}.{name}")
                 if value is not None:
-                    state[key] = value if key == "step" else value.to(parameter.device)
+                    state[key] = value if key == "step" and not counts_there else value.to(parameter.device)
             if state:
                 self.optimizer.state[parameter] = state
         if self.average is not None:
@@ -101,12 +102,13 @@ def run_steps(
         if checkpoint is not None and group.leads:
             save_checkpoint(checkpoint, trainee.state(), {**header, "step": done})
 
+    norms = progressive_norms(trainee.model)
     with ExitStack() as stack:
         stop_if_asked = stack.enter_context(deferred_interrupt())
         stack.enter_context(group.joint_statistics())
         for number in range(first, spec.steps):
             torch.manual_seed((spec.seed * 1_000_003 + number) * group.size + group.rank)
-            set_progress(trainee.model, number / spec.steps)
+            set_progress(norms, number / spec.steps)
             loss = group.total(step(number))
             if not math.isfinite(loss):
                 raise NasError(

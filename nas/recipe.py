@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ def training_batch(bundle: DataBundle, spec: TrainSpec, resolution: int, step: i
     order = np.random.default_rng((spec.seed, epoch, 2)).permutation(len(source))
     rows = np.sort(order[position * size : (position + 1) * size])
     share = group.share(size)
-    images = source.batch(rows[share], resolution)
+    images = source.batch(rows[share], resolution, "cpu" if spec.rand_augment else group.device)
     if spec.rand_augment:
         seeds = [(spec.seed, step, int(row)) for row in share]
         images = rand_augmented(images, spec.rand_augment, seeds, bundle.mean, bundle.std)
@@ -77,23 +77,31 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
 
 
 def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices and kernels, none for biases and norms."""
+    """AdamW with weight decay for matrices and kernels, none for biases and norms; on CUDA one kernel for all of them."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate)
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=next(model.parameters()).is_cuda)
 
 
 def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, spec: TrainSpec, step: int, group: Group, networks: int = 1
+    weights: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    spec: TrainSpec,
+    step: int,
+    group: Group,
+    networks: int = 1,
 ) -> None:
-    """One optimizer step on the gradients of `networks` networks, summed over the group, clipped, then cleared."""
+    """One optimizer step on the gradients of `networks` networks, summed over the group, clipped, then cleared.
+
+    weights: all that the optimizer holds, listed once: walking through a supernet takes longer than its step.
+    """
     for parameters in optimizer.param_groups:
         parameters["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup_steps)
-    group.sum_gradients(model.parameters())
+    group.sum_gradients(weights)
     if spec.clip_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.clip_norm * networks)
+        torch.nn.utils.clip_grad_norm_(weights, spec.clip_norm * networks)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

@@ -71,7 +71,7 @@ def train_alone(
 def _step(
     trainee: Trainee, arch: Architecture, bundle: DataBundle, spec: TrainSpec, group: Group, teacher: Teacher | None
 ) -> Callable[[int], float]:
-    network = trainee.model
+    network, weights = trainee.model, list(trainee.model.parameters())
     forward: Any = torch.compile(network) if spec.compile else network
 
     def step(number: int) -> float:
@@ -86,7 +86,7 @@ def _step(
             loss = 0.5 * loss + 0.5 * kl(logits.float(), teacher(batch.images))
         mean = batch.mean(loss)
         mean.backward()
-        update(network, trainee.optimizer, spec, number, group)
+        update(weights, trainee.optimizer, spec, number, group)
         return float(mean.detach())
 
     return step

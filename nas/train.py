@@ -116,6 +116,7 @@ def _train(
     supernet = supernet.to(group.device).train()
     teacher = load_teacher(spec.teacher, bundle, group.device) if spec.teacher else None
     trainee = Trainee(supernet, make_optimizer(supernet, spec), Average(supernet, spec.ema) if spec.ema else None)
+    weights = list(supernet.parameters())
     unfinished = home / "checkpoint.safetensors"
     header = {
         "kind": "supernet",
@@ -131,7 +132,7 @@ def _train(
         batch = training_batch(bundle, spec, space.max_resolution, number, group)
         networks = sandwich(space, spec, number)
         loss = _learn(supernet, networks, batch, spec, teacher)
-        update(supernet, trainee.optimizer, spec, number, group, len(networks))
+        update(weights, trainee.optimizer, spec, number, group, len(networks))
         return loss
 
     run_steps(

@@ -6,6 +6,8 @@ whose statistics are those of the pixel itself, does not.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -65,12 +67,16 @@ FADED_AT = 0.5
 """Share of the training after which LayerNorm is gone: the rest trains and settles what is deployed."""
 
 
+def progressive_norms(network: nn.Module) -> list[RepBatchNorm2d]:
+    """The norms of a network, or supernet, that change while it is trained."""
+    return [module for module in network.modules() if isinstance(module, RepBatchNorm2d)]
+
+
 @torch.no_grad()
-def set_progress(network: nn.Module, done: float) -> None:
-    """Tell every progressive norm of `network` (or supernet) how much of the training is done, 0 to 1."""
-    for module in network.modules():
-        if isinstance(module, RepBatchNorm2d):
-            module.layernorm_share.fill_(max(0.0, 1.0 - done / FADED_AT))
+def set_progress(norms: Iterable[RepBatchNorm2d], done: float) -> None:
+    """Tell progressive norms how much of the training is done, 0 to 1."""
+    for norm in norms:
+        norm.layernorm_share.fill_(max(0.0, 1.0 - done / FADED_AT))
 
 
 def is_affine(norm: nn.Module) -> bool:

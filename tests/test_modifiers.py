@@ -29,7 +29,7 @@ from search_spaces.architecture import ACTIVATIONS, CHANNEL_MIXERS, GATES, NORMS
 from search_spaces.layers import ConvNorm, SquaredReLU, StarReLU
 from search_spaces.metaformer import OPENABLE, load_space
 from search_spaces.network import build_network, fold, network_kwargs
-from search_spaces.norms import RepBatchNorm2d, set_progress
+from search_spaces.norms import RepBatchNorm2d, progressive_norms, set_progress
 from search_spaces.parts import network_parts
 from search_spaces.supernet import Supernet
 
@@ -190,9 +190,9 @@ def test_layernorm_fades_into_batchnorm():
     plain = nn.BatchNorm2d(8)(x) + x
     layer = F.layer_norm(x.permute(0, 2, 3, 1), (8,), eps=norm.ln.eps).permute(0, 3, 1, 2)
     for done, share in ((0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (1.0, 0.0)):
-        set_progress(norm, done)
+        set_progress([norm], done)
         torch.testing.assert_close(norm(x), share * layer + (1 - share) * plain)
-    set_progress(norm, 0.0)
+    set_progress([norm], 0.0)
     norm.eval()
     scale, shift = norm.affine()
     expected = x * scale.float()[:, None, None] + shift.float()[:, None, None]
@@ -203,7 +203,7 @@ def test_progress_of_a_supernet_reaches_its_networks():
     space = load_space("metaformer", mixers=["dwconv"], choices={"norm": ["repbn"], "resolution": [24]})
     supernet = Supernet(space, 5).train()
     arch = space.decode(space.sample(np.random.default_rng(0)))
-    set_progress(supernet, 0.1)
+    set_progress(progressive_norms(supernet), 0.1)
     shares = [float(m.layernorm_share) for m in supernet.subnet(arch).modules() if isinstance(m, RepBatchNorm2d)]
     assert len(shares) > 4
     assert shares == pytest.approx([0.8] * len(shares))

@@ -79,22 +79,27 @@ class ImageSource:
         labels = self._images.labels
         return labels if self.rows is None else labels[self.rows]
 
-    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor, resolution: int) -> torch.Tensor:
-        """Float32 [n, channels, resolution, resolution], normalised with `mean` and `std`.
+    def batch(
+        self,
+        indices: Sequence[int] | np.ndarray | torch.Tensor,
+        resolution: int,
+        device: torch.device | str = "cpu",
+    ) -> torch.Tensor:
+        """Float32 [n, channels, resolution, resolution] on `device`, normalised with `mean` and `std`.
 
-        Another resolution than `native_size` is reached by antialiased bilinear interpolation. Raises
-        IndexError for an index outside the split.
+        Another resolution than `native_size` is reached by antialiased bilinear interpolation. Bytes travel to the
+        device, a quarter of what floats would be, and the rest is done there. Raises IndexError for an index outside
+        the split.
         """
         rows = np.asarray(indices, dtype=np.int64)
         if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
             raise IndexError(f"indices must lie below {len(self)}, but got {rows.min()} to {rows.max()}")
         if self.rows is not None:
             rows = self.rows[rows]
-        images = torch.from_numpy(self._images.pixels.read(rows)).float()
+        images = torch.from_numpy(self._images.pixels.read(rows)).to(device).float()
         if resolution != self.native_size:
             images = F.interpolate(images, size=(resolution, resolution), mode="bilinear", antialias=True)
-        mean = torch.tensor(self.mean).view(1, -1, 1, 1)
-        std = torch.tensor(self.std).view(1, -1, 1, 1)
+        mean, std = (torch.tensor(of, device=device).view(1, -1, 1, 1) for of in (self.mean, self.std))
         return images.sub_(mean * 255).div_(std * 255)
 
     @cached_property
