@@ -1,4 +1,10 @@
-"""Memory of training a supernet, computed without a GPU: python -m benchmarks.supernet_memory
+"""Memory of training a supernet, computed without a GPU or measured on one.
+
+    python -m benchmarks.supernet_memory
+    python -m benchmarks.supernet_memory --measure --out studies/results/supernet_memory_h200
+
+--measure takes the training step itself (bf16 autocast, gradients, clipping, AdamW) for each of the networks and reads
+the most that torch had allocated and reserved, beside the computed figure, and how long the step took.
 
 Method: the supernet is built on the meta device, where tensors have shapes and no storage. Parameters, gradients and
 the two AdamW moments are counted in float32. Activations are what autograd keeps of one forward pass of the step's
@@ -11,6 +17,7 @@ but for the few operations that it leaves in float32. Work space and the allocat
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +25,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.provenance import provenance, write_result
+from nas.group import Group
+from nas.recipe import Batch, make_optimizer, update
+from nas.spec import TrainSpec
+from nas.train import learn
 from search_spaces.architecture import Architecture
 from search_spaces.metaformer import load_space
 from search_spaces.space import SearchSpace
@@ -56,8 +67,59 @@ def largest(space: SearchSpace, word: str, elsewhere: str) -> Architecture:
     return space.decode(genome)
 
 
+class Measured:
+    """Training steps of a supernet on the current GPU."""
+
+    def __init__(self, space: SearchSpace, classes: int, batch: int) -> None:
+        self._supernet = Supernet(space, classes).cuda().train()
+        self._weights = list(self._supernet.parameters())
+        self._spec = TrainSpec(batch_size=batch)
+        self._optimizer = make_optimizer(self._supernet, self._spec)
+        images = torch.randn(batch, 3, space.max_resolution, space.max_resolution, device="cuda")
+        labels = torch.randint(0, classes, (batch,), device="cuda")
+        self._batch = Batch(images.contiguous(memory_format=torch.channels_last), labels, batch)
+        for parameter in self._weights:  # the moments of all weights, as after some hundred steps
+            parameter.grad = torch.zeros_like(parameter)
+        self._step([])
+
+    def row(self, arch: Architecture) -> dict[str, Any]:
+        """The second of two steps: libraries have then chosen their kernels."""
+        torch.cuda.empty_cache()
+        for _ in range(2):
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            begin = time.perf_counter()
+            self._step([arch])
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - begin
+        return {
+            "measured_bf16_GiB": torch.cuda.max_memory_allocated() / GIB,
+            "reserved_bf16_GiB": torch.cuda.max_memory_reserved() / GIB,
+            "step_s": seconds,
+        }
+
+    def _step(self, networks: list[Architecture]) -> None:
+        if networks:
+            learn(self._supernet, networks, self._batch, self._spec, None)
+        update(self._weights, self._optimizer, self._spec, 0, Group(0, 1, torch.device("cuda")))
+
+
+def measured_facts(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """What a result says of measured rows; nothing where there are none."""
+    if "reserved_bf16_GiB" not in rows[0]:
+        return {}
+    worst = max(rows, key=lambda row: row["reserved_bf16_GiB"])
+    allocated = max(row["measured_bf16_GiB"] for row in rows)
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "measured": f"{allocated:.1f} GiB allocated, {worst['reserved_bf16_GiB']:.1f} GiB reserved ({worst['mixer']}) "
+        "in bf16 autocast; one 80 GB GPU has 74.5 GiB",
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true", help="take the steps on the current GPU")
     parser.add_argument("--preset", default="mobile")
     parser.add_argument("--mixers", default="first")
     parser.add_argument("--batch", type=int, default=256)
@@ -74,6 +136,7 @@ def main() -> None:
         supernet = Supernet(space, options.classes).train()
     parameters = sum(parameter.numel() for parameter in supernet.parameters())
     fixed = parameters * 4 * 4
+    measured = Measured(space, options.classes, options.batch) if options.measure else None
     rows: list[dict[str, Any]] = []
     everywhere = [str(word) for word in space["stage1.mixer"].values]
     late = [str(word) for word in space["stage4.mixer"].values if word not in everywhere]
@@ -85,17 +148,21 @@ def main() -> None:
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             saved = saved_bytes(supernet, arch, options.batch, dtype)
             row |= {f"activations_{name}_GiB": saved / GIB, f"peak_{name}_GiB": (saved + fixed) / GIB}
+        if measured is not None:
+            row |= measured.row(arch)
         rows.append(row)
         print(row, flush=True)
     worst = max(rows, key=lambda row: row["peak_bf16_GiB"])
+    how = "measured" if measured is not None else "computed, not measured"
     result = {
-        "what": f"memory of a training step, batch {options.batch}, {space.max_resolution} px, computed, not measured",
+        "what": f"memory of a training step, batch {options.batch}, {space.max_resolution} px, {how}",
         "space": f"metaformer/{options.preset}, mixers {options.mixers}",
         **provenance(),
         "parameters": parameters,
         "weights, gradients, AdamW moments": f"{fixed / GIB:.2f} GiB in float32",
         "peak": f"{worst['peak_bf16_GiB']:.1f} GiB in bf16 ({worst['mixer']}), "
         f"{max(row['peak_fp32_GiB'] for row in rows):.1f} GiB in fp32; one 80 GB GPU has 74.5 GiB",
+        **measured_facts(rows),
         "method": " ".join((__doc__ or "").split("Method: ")[1].split()),
         "networks": rows,
     }

@@ -77,7 +77,7 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
 
 
 def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices and kernels, none for biases and norms; on CUDA one kernel for all of them."""
+    """AdamW with weight decay for matrices and kernels, none for biases and norms. On CUDA one kernel does it all."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},

@@ -131,7 +131,7 @@ def _train(
     def step(number: int) -> float:
         batch = training_batch(bundle, spec, space.max_resolution, number, group)
         networks = sandwich(space, spec, number)
-        loss = _learn(supernet, networks, batch, spec, teacher)
+        loss = learn(supernet, networks, batch, spec, teacher)
         update(weights, trainee.optimizer, spec, number, group, len(networks))
         return loss
 
@@ -208,11 +208,11 @@ def _dealt(position: str, values: tuple[Any, ...], seed: int, draw: int) -> Any:
     return values[int(np.random.default_rng((seed, name, deck)).permutation(len(values))[card])]
 
 
-def _learn(
+def learn(
     supernet: Supernet, networks: list[Architecture], batch: Batch, spec: TrainSpec, external: Teacher | None
 ) -> float:
-    """Add up the gradients of the networks of a step; the first teaches the others. Returns its loss, this process's
-    part of it."""
+    """Add up the gradients of the networks of a step; the first teaches the others, and learns from `external` where
+    that is given. Returns its loss, this process's part of it."""
     largest_loss = 0.0
     soft: Tensor | None = None
     for arch in networks:
