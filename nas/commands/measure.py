@@ -40,9 +40,7 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 )
 @WANTED
 @SEED
-@click.option(
-    "--prepare-only", is_flag=True, help="Write or compile graphs now, time them later."
-)
+@click.option("--prepare-only", is_flag=True, help="Write or compile graphs now, time them later.")
 @click.option("--replace", is_flag=True, help="Drop what another version of the runtime, or another method, measured.")
 @FOLDER
 @STORAGE
