@@ -28,14 +28,19 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 @MODELS
 @click.option("--networks", type=int, default=0, help="Whole networks to draw from the space.")
 @click.option("--budget", type=int, help="Block measurements (block x precision).  [default: 200]")
-@click.option("--minutes", type=float, help="Stop after so many minutes of timing; the same command goes on.")
+@click.option("--minutes", type=float, help="Stop after so many minutes; the same command goes on.")
 @click.option("--precision", "precisions", help="Comma-separated; the device's usual ones if not given.")
 @click.option("--input-size", type=int, help="Side of the square image for --model; its own if not given.")
 @click.option("--batch", type=int, default=1, show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU, each on its own processor.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that compile for a GPU; 0: this one.  [default: processors less 2]",
+)
 @WANTED
 @SEED
-@click.option("--prepare-only", is_flag=True, help="Write the graphs now, time them with the same command later.")
+@click.option("--prepare-only", is_flag=True, help="Write or compile graphs now, time them later.")
 @click.option("--replace", is_flag=True, help="Drop what another version of the runtime, or another method, measured.")
 @FOLDER
 @STORAGE

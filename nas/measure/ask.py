@@ -44,6 +44,7 @@ def run_measuring(
     input_size: int | None = None,
     batch: int = 1,
     threads: int = 1,
+    workers: int | None = None,
     wanted: Path | None = None,
     seed: int = 0,
     prepare_only: bool = False,
@@ -54,14 +55,15 @@ def run_measuring(
     models: timm names and exported folders. networks: how many to draw from the space. budget: block measurements, a
     block at one precision each; by default DEFAULT_BUDGET, none when models, networks or a table are asked for.
     wanted: a table of suggested blocks, each in its own precision.
-    minutes: when to stop. precisions: the device's usual ones by default. prepare_only: write the graphs, time later.
+    minutes: when to stop. precisions: the device's usual ones by default. workers: processes that compile for a GPU.
+    prepare_only: write or compile the graphs, time later.
     replace: drop what another version of the runtime, or another method, measured.
     Raises UsageError for what does not exist or cannot be timed here, NasError under load, Interrupted at Ctrl-C.
     """
     if (budget is not None and budget < 1) or networks < 0 or batch < 1 or (minutes is not None and minutes <= 0):
         raise UsageError("--budget, --minutes and --batch must be positive, and --networks not negative")
     store = Store(folder, url, create=True)
-    on = open_device(device, store.folder / "measure" / "graphs", threads)
+    on = open_device(device, store.folder / "measure" / "graphs", threads, workers)
     name = target_name(target) if target else on.default_target()
     described = known_target(target or name)
     chosen = tuple(precisions) or on.usual
@@ -102,12 +104,14 @@ def run_measuring(
         return measure_jobs(jobs, on, name, measured, narrator, minutes=minutes, prepare_only=prepare_only, seed=seed)
 
 
-def open_device(device: str, folder: Path, threads: int) -> Device:
-    """A device of this machine. Raises UsageError when there is none."""
+def open_device(device: str, folder: Path, threads: int, workers: int | None = None) -> Device:
+    """A device of this machine. Raises UsageError when there is none, or when it has no use for workers."""
+    if device == "cpu" and workers is not None:
+        raise UsageError("--workers is for --device cuda, whose compiler needs processors; leave it out")
     if device == "cuda":
         from nas.measure.cuda import CudaDevice
 
-        return CudaDevice()
+        return CudaDevice(workers)
     if device != "cpu":
         raise UsageError(f"unknown device {device!r}; known: {', '.join(DEVICES)}")
     from nas.measure.cpu import CpuDevice

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.errors import UsageError
+from nas.errors import NasError, UsageError
 from nas.measure import device
 from nas.measure.graphs import INPUT_NAME, session_options
 from nas.measure.jobs import Graph, Job, Probe, prepare, remove_graphs, write_missing
+from nas.measure.pool import Opened, Progress
 from nas.measure.timing import Sentinel
 
 PRECISIONS = ("fp32", "w8a8")
@@ -26,6 +27,7 @@ class CpuDevice:
     runtime = "ONNX Runtime"
     precisions: tuple[str, ...] = PRECISIONS
     usual: tuple[str, ...] = PRECISIONS
+    workers = 0
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """folder: for the graphs. Raises UsageError when ONNX Runtime is missing."""
@@ -44,14 +46,21 @@ class CpuDevice:
         """Write the job's graphs; returns their operators and those that should have been fused."""
         return prepare(job, self.folder)
 
-    def open(self, graph: Graph) -> _Session:
+    def warm(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> dict[Graph, NasError]:
+        """Their files are written, which is all that takes time."""
+        return {}
+
+    def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened:
+        return Opened({graph: self._session(graph) for graph in graphs})
+
+    def _session(self, graph: Graph) -> _Session:
         return _Session(self.folder / graph.file_name, self.threads)
 
     def sentinel(self, best_s: float) -> Sentinel:
         """A pointwise convolution of some 50 microseconds. best_s: its time at peace as known so far."""
         graph = Graph(Probe("sentinel", "probe", 14, "160"), "fp32", 1, 1)
         write_missing(graph, self.folder)
-        return Sentinel(self.open(graph), best_s)
+        return Sentinel(self._session(graph), best_s)
 
     def forget(self, jobs: Sequence[Job]) -> None:
         """Delete the graphs of finished jobs."""

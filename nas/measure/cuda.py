@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.errors import NasError, UsageError
 from nas.measure.graphs import randomize_
 from nas.measure.int8 import quantize_
 from nas.measure.jobs import Graph, Job
+from nas.measure.pool import Here, NoRoomError, Opened, Pool, Progress
 from nas.measure.replay import Replay, gpu_state
 from nas.measure.timing import Sentinel
 
@@ -33,26 +34,33 @@ class CudaDevice:
     precisions: tuple[str, ...] = tuple(DTYPES)
     usual: tuple[str, ...] = ("fp32", "fp16", "bf16")
 
-    def __init__(self) -> None:
-        """Raises UsageError when torch sees no CUDA device."""
+    def __init__(self, workers: int | None = None) -> None:
+        """workers: processes that compile; 0 or 1: this one; by default SPARE less than there are processors.
+
+        Raises UsageError when torch sees no CUDA device.
+        """
         require_cuda()
         self.runtime_version = f"{torch.__version__} CUDA {torch.version.cuda}"
+        self.workers = usual_workers() if workers is None else workers
+        self._pool: Pool | Here = Pool(CudaOpener(), self.workers) if self.workers > 1 else Here(CudaOpener())
 
     def default_target(self) -> str:
         """Raises UsageError when no built-in target describes this GPU."""
         return cuda_target()
 
     def prepare(self, job: Job) -> dict[str, Any]:
-        """Nothing is written: the compiler works when a graph is opened. Raises UsageError for an unknown subject,
-        NasError for what torch cannot run in int8 when that is asked for.
-        """
-        module, _ = job.subject.build()
-        if job.precision == "w8a8":
-            quantize_(module)
+        """Nothing is written: the compiler works when a graph is opened, and then says what it cannot do."""
         return {"ops": {}, "unfused": []}
 
-    def open(self, graph: Graph) -> _Compiled:
-        return _Compiled(graph)
+    def warm(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> dict[Graph, NasError]:
+        """Compile graphs, so that torch's caches on disk (TORCHINDUCTOR_CACHE_DIR) have their kernels. Returns why
+        some could not be.
+        """
+        return self._pool.open(slowest_first(graphs), keep=False, until=until, update=update).failed
+
+    def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened:
+        """Compile and capture graphs; what compiles longest is begun first."""
+        return self._pool.open(slowest_first(graphs), until=until, update=update)
 
     def sentinel(self, best_s: float) -> Sentinel | None:
         """None: a GPU is shared by whole programs, which the spread shows."""
@@ -60,13 +68,31 @@ class CudaDevice:
 
     def forget(self, jobs: Sequence[Job]) -> None:
         """Let go of compiled kernels."""
-        torch.compiler.reset()
+        self._pool.forget()
 
     @contextmanager
     def held(self) -> Iterator[Callable[[], dict[str, Any]]]:
-        """Yields the state of the device, as far as the driver tells it."""
-        with tuned_libraries():
-            yield gpu_state
+        """Yields the state of the device, as far as the driver tells it. Workers end with it."""
+        with exact_products():
+            try:
+                yield gpu_state
+            finally:
+                self._pool.close()
+
+
+SPARE = 2
+"""Processors that are left to this process and to the driver."""
+
+
+def usual_workers() -> int:
+    """Workers where none are asked for."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, own - SPARE)
+
+
+def slowest_first(graphs: Sequence[Graph]) -> list[Graph]:
+    """Whole networks before blocks, long chains before single blocks, large batches before small ones."""
+    return sorted(graphs, key=lambda graph: (graph.subject.kind != "network", -graph.copies, -graph.batch))
 
 
 ELSEWHERE = "measure with --device cpu, or import times taken elsewhere with `nas measure import`"
@@ -90,18 +116,31 @@ def cuda_target() -> str:
 
 
 @contextmanager
-def tuned_libraries() -> Iterator[None]:
-    """While it is held, cuDNN tries its algorithms and keeps the fastest, and fp32 is computed in 32 bits (no TF32).
-    From then on Triton multiplies and adds in one step, without a warning that a later version will not.
+def exact_products() -> Iterator[None]:
+    """While it is held, fp32 is computed in 32 bits (no TF32). From then on Triton multiplies and adds in one step,
+    without a warning that a later version will not.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32, matmul.allow_tf32 = False, False
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     try:
         yield
     finally:
-        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+@contextmanager
+def tuned_libraries() -> Iterator[None]:
+    """While it is held, cuDNN tries its algorithms and keeps the fastest, with exact products. Only where one process
+    has the GPU: beside others the trials are of chance.
+    """
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        with exact_products():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def on_gpu(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -115,26 +154,75 @@ def random_image(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return image.to(device="cuda", dtype=dtype, memory_format=torch.channels_last)
 
 
-class _Compiled:
-    """Copies of a subject one behind the other, compiled and captured."""
+class CudaOpener:
+    """Opens graphs on the current GPU, in this process or in a worker."""
 
-    def __init__(self, graph: Graph) -> None:
-        """Raises NasError for what cannot be compiled."""
-        dtype = DTYPES[graph.precision]
-        modules = []
-        for seed in range(graph.copies):
-            module, shape = graph.subject.build()
-            modules.append(randomize_(module, seed))
-        if graph.led:
-            modules.insert(0, randomize_(nn.Conv2d(shape[1], shape[1], 1), graph.copies))
-        chain = on_gpu(nn.Sequential(*modules), dtype)
-        if graph.precision == "w8a8":
-            quantize_(chain)
+    def begin(self) -> None:
+        """From then on compilers use one thread, and any number of modules of one class can be compiled.
+
+        Raises UsageError without a CUDA device.
+        """
+        require_cuda()
+        torch.set_num_threads(1)
+        allow_many_graphs()
+        warnings.filterwarnings("ignore", module="torch")  # what cannot be done raises
+        self._exact = exact_products()
+        self._exact.__enter__()
+
+    def open(self, graph: Graph) -> Replay:
+        """Copies of a subject one behind the other, compiled and captured. Raises NoRoomError, and NasError for what
+        cannot be built or compiled.
+        """
         try:
-            self._replay = Replay(torch.compile(chain, dynamic=False), random_image((graph.batch, *shape[1:]), dtype))
+            return _replay(graph)
+        except NasError:
+            raise
         except Exception as error:  # the compiler raises what it likes
-            line = (str(error) or type(error).__name__).splitlines()[0]
-            raise NasError(f"{graph.subject.name} cannot be compiled in {graph.precision}: {line}") from error
+            what = f"{graph.subject.name} in {graph.precision} at batch {graph.batch}"
+            if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error):
+                raise NoRoomError(f"{what} does not fit the memory of this GPU") from error
+            raise NasError(f"{what} cannot be compiled: {first_lines(error)}") from error
+        finally:
+            torch.cuda.empty_cache()
 
-    def times_s(self, count: int) -> NDArray[np.float64]:
-        return self._replay.times_s(count)
+    def forget(self) -> None:
+        """Let go of compiled kernels."""
+        gc.collect()
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
+
+
+def allow_many_graphs() -> None:
+    """Every chain is an nn.Sequential, whose one forward is compiled again for each: after 8 of them torch would run
+    the others without compiling, and not say so.
+    """
+    import torch._dynamo
+
+    config: Any = torch._dynamo.config
+    config.recompile_limit = config.accumulated_recompile_limit = 1_000_000
+    config.fail_on_recompile_limit_hit = True
+
+
+def compiled(module: nn.Module) -> Any:
+    """The module by torch.compile in one piece: what would be left to Python is an error."""
+    return torch.compile(module, dynamic=False, fullgraph=True)
+
+
+def first_lines(error: Exception) -> str:
+    """An error of a compiler in one line: it names the part that failed first, then what failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join([type(error).__name__ + ":", *lines[:2]])
+
+
+def _replay(graph: Graph) -> Replay:
+    dtype = DTYPES[graph.precision]
+    modules = []
+    for seed in range(graph.copies):
+        module, shape = graph.subject.build()
+        modules.append(randomize_(module, seed))
+    if graph.led:
+        modules.insert(0, randomize_(nn.Conv2d(shape[1], shape[1], 1), graph.copies))
+    chain = on_gpu(nn.Sequential(*modules), dtype)
+    if graph.precision == "w8a8":
+        quantize_(chain)
+    return Replay(compiled(chain), random_image((graph.batch, *shape[1:]), dtype))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,20 @@ def state(processors: Sequence[int]) -> dict[str, Any]:
     return found
 
 
+@cache
 def commit() -> str:
     """Of this program: `git describe` of its source tree, else its version."""
     where = Path(__file__).resolve().parents[2]
     if (where / ".git").exists():
         command = ["git", "-C", str(where), "describe", "--always", "--dirty"]
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        if said:
-            return said
-    return f"nas {version('nas')}"
+        with suppress(OSError):  # no git on this machine
+            said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+            if said:
+                return said
+    try:
+        return f"nas {version('nas')}"
+    except PackageNotFoundError:
+        return "nas, not installed"
 
 
 def _text(path: Path) -> str | None:

@@ -154,13 +154,13 @@ def blocks_with_kernel(space: str, preset: str, target: Target, count: int, prec
 
 
 def _one(subject: Subject, target: Target, precision: str, batch: int, rng: np.random.Generator) -> GapRow:
-    from nas.measure.cuda import DTYPES, on_gpu, random_image
+    from nas.measure import cuda
     from nas.measure.replay import Replay
 
-    dtype = DTYPES[precision]
+    dtype = cuda.DTYPES[precision]
     module, shape = subject.build()
-    block = on_gpu(randomize_(module, 0), dtype)
-    image = random_image((batch, *shape[1:]), dtype)
+    block = cuda.on_gpu(randomize_(module, 0), dtype)
+    image = cuda.random_image((batch, *shape[1:]), dtype)
     fused = fused_block(block)
 
     def seconds_of(candidate: FusedBlock) -> float:
@@ -179,7 +179,7 @@ def _one(subject: Subject, target: Target, precision: str, batch: int, rng: np.r
             f"{TOLERANCES[precision]:g} of the largest value: its time means nothing"
         )
     runs: dict[str, Callable[[Tensor], Tensor]] = {
-        "eager": block, "compiled": torch.compile(block, dynamic=False), "fused": fused
+        "eager": block, "compiled": cuda.compiled(block), "fused": fused
     }  # fmt: skip
     try:
         replays = [Replay(runs[way], image) for way in WAYS]

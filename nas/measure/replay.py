@@ -25,7 +25,10 @@ MOST_RUNS = 200
 """Runs in a graph, which bounds the time of capture."""
 
 _WARM_UP_RUNS = 3
-"""Runs on a side stream before capture, in which compilers choose kernels and libraries take their memory."""
+"""Runs before capture and on its stream, in which compilers choose kernels and libraries take their memory."""
+
+_TRIAL_RUNS = 20
+"""Runs that tell how many fill a graph."""
 
 CACHE = "warm"
 """State of the second-level cache, for the record."""
@@ -34,32 +37,44 @@ CACHE = "warm"
 class Replay:
     """Runs of a function of one tensor, captured with its input."""
 
+    output: Tensor | None
+    _graph: torch.cuda.CUDAGraph | None
+
     def __init__(self, run: Callable[[Tensor], Tensor], image: Tensor) -> None:
         """Raises what the function raises, and RuntimeError when it cannot be captured."""
-        self._run, self._image = run, image
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(side):
+        self._run, self._image, self._stream = run, image, torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(self._stream):
             for _ in range(_WARM_UP_RUNS):
                 run(image)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.synchronize()
         self._capture(1)
-        once_s = float(np.median(self.times_s(5)))
+        # The shortest of them: other processes may be using the GPU now.
+        once_s = float(self.times_s(_TRIAL_RUNS).min())
         if once_s < GRAPH_S:
             self._capture(min(MOST_RUNS, ceil(GRAPH_S / max(once_s, 1e-7))))
 
     def _capture(self, runs: int) -> None:
-        self._runs, self._graph = runs, torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self._graph):
+        self.output = self._graph = None
+        self._runs, graph = runs, torch.cuda.CUDAGraph()
+        # A graph that has to be compiled again would be captured in part; compiled ones must be ready by now.
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("fail_on_recompile"),
+            torch.cuda.graph(graph, stream=self._stream),
+        ):
             for _ in range(runs):
                 self.output = self._run(self._image)
-        self._graph.replay()
+        self._graph = graph
+        graph.replay()
         torch.cuda.synchronize()
 
     def times_s(self, count: int) -> NDArray[np.float64]:
         """Seconds of one run, as means over the runs of a graph; of `count` runs or a few more in all."""
         events = [torch.cuda.Event(enable_timing=True) for _ in range(ceil(count / self._runs) + 1)]
         events[0].record()
+        assert self._graph is not None
         for event in events[1:]:
             self._graph.replay()
             event.record()

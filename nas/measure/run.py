@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,12 +18,19 @@ from hw_models.measurements import Measurement
 from nas.errors import Interrupted, NasError, UsageError
 from nas.measure import device
 from nas.measure.jobs import Graph, Job
+from nas.measure.pool import LostError, NoRoomError, Opened, Progress
 from nas.measure.records import MeasurementStore
-from nas.measure.timing import FEWEST_CALM, Runner, Sentinel, Slices, summarize, time_in_turns
+from nas.measure.timing import FEWEST_CALM, Sentinel, Slices, summarize, time_in_turns
 from nas.progress import Narrator
 
 TURN = 16
 """Graphs that are timed in turns together: a drift within their seconds touches all alike."""
+
+WORKER_TURN = 8
+"""Where workers open graphs: of each, so many, lest all wait for the slowest too often."""
+
+TIMED_S = 0.3
+"""What the timing of one graph takes about, in all its turns; it is kept free at the end of the minutes."""
 
 TRIES = 3
 """How often a time whose spread is too wide is taken before it is refused."""
@@ -35,16 +43,20 @@ MOST_REFUSED = 4
 
 
 class Device(Protocol):
-    """Something that runs graphs. usual: the precisions that are timed when none is asked for."""
+    """Something that runs graphs. usual: the precisions that are timed when none is asked for. workers: how many
+    processes open graphs, which takes long then; 0: this one does, and it takes no time to speak of.
+    """
 
     runtime: str
     runtime_version: str
     precisions: tuple[str, ...]
     usual: tuple[str, ...]
+    workers: int
 
     def default_target(self) -> str: ...
     def prepare(self, job: Job) -> dict[str, Any]: ...
-    def open(self, graph: Graph) -> Runner: ...
+    def warm(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> dict[Graph, NasError]: ...
+    def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened: ...
     def sentinel(self, best_s: float) -> Sentinel | None: ...
     def forget(self, jobs: Sequence[Job]) -> None: ...
     def held(self) -> AbstractContextManager[Callable[[], dict[str, Any]]]: ...
@@ -74,8 +86,9 @@ def measure_jobs(
 ) -> Outcome:
     """Measure what the store does not have yet, in the order of `jobs`.
 
-    minutes: stop before the group of jobs that begins after so many minutes of timing. prepare_only: write the graphs
-    and time nothing. Raises UsageError for a precision the device lacks; NasError when the machine is under load and
+    minutes: stop before the group of jobs that begins after so many minutes of timing; where workers open the graphs,
+    that counts too, and what is open when the time is up is timed. prepare_only: write or compile the graphs and time
+    nothing. Raises UsageError for a precision the device lacks; NasError when the machine is under load and
     nothing can be believed; Interrupted at Ctrl-C, with what is saved.
     """
     for job in jobs:
@@ -92,7 +105,7 @@ def measure_jobs(
         with on.held() as state:
             ready = _prepare(pending, on, outcome, narrator)
             if prepare_only:
-                outcome.left = len(ready)
+                _warm(ready, on, outcome, narrator, minutes)
                 return outcome
             if ready:
                 session = _Session(
@@ -138,6 +151,22 @@ def _prepare(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrat
     return ready
 
 
+def _warm(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrator, minutes: float | None) -> None:
+    """Have every graph compiled once, so that opening it later takes less."""
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    with narrator.bar("compiled") as update:
+        failed = on.warm(_graphs(jobs), until, lambda done, total: update(done, total, ""))
+    for job in jobs:
+        if reason := next((str(failed[graph]) for graph, _ in job.terms if graph in failed), None):
+            outcome.refused[_name(job)] = reason
+    outcome.left = sum(_name(job) not in outcome.refused for job in jobs)
+
+
+def _graphs(jobs: Sequence[Job]) -> list[Graph]:
+    """The distinct graphs of jobs."""
+    return list(dict.fromkeys(graph for job in jobs for graph, _ in job.terms))
+
+
 @dataclass(frozen=True)
 class _Session:
     """What all groups of one call share."""
@@ -158,29 +187,51 @@ def _best_s(records: Sequence[Measurement]) -> float:
 def _time_all(
     jobs: list[Job], session: _Session, store: MeasurementStore, narrator: Narrator, minutes: float | None
 ) -> None:
-    begin, outcome = time.monotonic(), session.outcome
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    outcome, on = session.outcome, session.on
+    most = max(TURN, WORKER_TURN * on.workers)
+    waiting = deque(groups(jobs, most))
     with narrator.bar("measured") as update:
-        done = 0
-        for group in groups(jobs):
-            if minutes is not None and time.monotonic() - begin > 60 * minutes:
-                outcome.left = len(jobs) - done
-                return
-            for record in _time_group(group, session):
+
+        def told(ready: int, total: int) -> None:
+            if on.workers:
+                update(_done(outcome), len(jobs), f"{ready}/{total} opened")
+
+        while waiting:
+            group = waiting.popleft()
+            if end is not None and time.monotonic() > end:
+                outcome.left += len(group)
+                continue
+            graphs, began = _graphs(group), time.monotonic()
+            opened = on.open(graphs, end - TIMED_S * len(graphs) if end is not None and on.workers else None, told)
+            able, crowded = _able(group, opened, outcome)
+            if on.workers:
+                seconds = time.monotonic() - began
+                narrator.say(f"{len(opened.runners)} of {len(graphs)} graphs opened in {seconds:.0f} s, now timed")
+            if len(group) > 1:
+                waiting.extend([job] for job in crowded)  # each by itself, when the others have gone
+            else:
+                outcome.refused |= {_name(job): _reason(job, opened) for job in crowded}
+            for record in _time_group(able, opened, session):
                 store.put([record])
                 outcome.measured.append(record)
             _give_up_under_load(session)
-            done += len(group)
-            session.on.forget([job for job in group if _name(job) not in outcome.refused])
-            update(done, len(jobs), group[-1].subject.name)
+            opened.runners.clear()
+            on.forget([job for job in able if _name(job) not in outcome.refused])
+            update(_done(outcome), len(jobs), group[-1].subject.name)
 
 
-def groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Consecutive jobs whose graphs are together at most TURN, each group of one job or more."""
+def _done(outcome: Outcome) -> int:
+    return len(outcome.measured) + len(outcome.refused)
+
+
+def groups(jobs: Sequence[Job], most: int | None = None) -> list[list[Job]]:
+    """Consecutive jobs whose graphs are together at most `most` (by default TURN), each group of one job or more."""
     out: list[list[Job]] = []
     graphs: set[Graph] = set()
     for job in jobs:
         wanted = {graph for graph, _ in job.terms}
-        if not out or len(graphs | wanted) > TURN:
+        if not out or len(graphs | wanted) > (TURN if most is None else most):
             out.append([])
             graphs = set()
         graphs |= wanted
@@ -188,17 +239,46 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
     return out
 
 
-def _time_group(group: list[Job], session: _Session) -> list[Measurement]:
+def _able(group: Sequence[Job], opened: Opened, outcome: Outcome) -> tuple[list[Job], list[Job]]:
+    """(jobs whose graphs are open, those that lack nothing but room). The rest is refused, or left when the time is
+    up.
+    """
+    able, crowded = [], []
+    for job in group:
+        errors = [opened.failed[graph] for graph, _ in job.terms if graph in opened.failed]
+        worse = [error for error in errors if not isinstance(error, NoRoomError)]
+        if worse:
+            outcome.refused[_name(job)] = str(worse[0])
+        elif errors:
+            crowded.append(job)
+        elif all(graph in opened.runners for graph, _ in job.terms):
+            able.append(job)
+        else:
+            outcome.left += 1
+    return able, crowded
+
+
+def _reason(job: Job, opened: Opened) -> str:
+    return next(str(opened.failed[graph]) for graph, _ in job.terms if graph in opened.failed)
+
+
+def _time_group(group: list[Job], opened: Opened, session: _Session) -> Iterator[Measurement]:
     """Time jobs in turns; those with too wide a spread again, up to TRIES times, and then refuse them."""
-    done: list[Measurement] = []
     waiting, refused = group, session.outcome.refused
-    runners = {graph: session.on.open(graph) for job in group for graph, _ in job.terms}
-    for attempt in range(TRIES):
+    attempt = 0
+    while waiting and attempt < TRIES:
         if attempt:
             time.sleep(REST_S)
-        graphs = list(dict.fromkeys(graph for job in waiting for graph, _ in job.terms))
-        slices = time_in_turns([runners[graph] for graph in graphs], session.rng, session.sentinel)
-        conditions = session.state() | {"tries": attempt + 1}
+        graphs = _graphs(waiting)
+        try:
+            slices = time_in_turns([opened.runners[graph] for graph in graphs], session.rng, session.sentinel)
+        except LostError as error:
+            lost = [job for job in waiting if any(graph in error.things for graph, _ in job.terms)]
+            refused |= {_name(job): str(error) for job in lost}
+            waiting = [job for job in waiting if job not in lost]
+            continue
+        attempt += 1
+        conditions = session.state() | {"tries": attempt}
         if session.sentinel is not None:
             conditions["sentinel_s"] = session.sentinel.best_s
         noisy = []
@@ -211,11 +291,8 @@ def _time_group(group: list[Job], session: _Session) -> list[Measurement]:
                 refused[_name(job)] = str(error)
             else:
                 refused.pop(_name(job), None)
-                done.append(record)
+                yield record
         waiting = noisy
-        if not waiting:
-            break
-    return done
 
 
 class _NoisyError(Exception):

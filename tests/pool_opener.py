@@ -1,0 +1,119 @@
+"""What a worker of the tests opens: real modules, compiled on the CPU, and things that go wrong.
+
+torch is imported for what needs it alone: a worker without it starts in no time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import NasError
+from nas.measure.pool import NoRoomError
+
+
+class CpuOpener:
+    """Opens "quick 1" and the other words of THINGS."""
+
+    def begin(self) -> None:
+        pass
+
+    def open(self, thing: str) -> Quick:
+        what, _, size = thing.partition(" ")
+        return THINGS[what](int(size or 0))
+
+    def forget(self) -> None:
+        pass
+
+
+class BrokenOpener(CpuOpener):
+    """A machine without what is needed."""
+
+    def begin(self) -> None:
+        raise NasError("no such device here")
+
+
+class DyingOpener(CpuOpener):
+    """A machine that kills."""
+
+    def begin(self) -> None:
+        os._exit(3)
+
+
+class Quick:
+    """Who times: the number of its process."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def times_s(self, count: int) -> NDArray[np.float64]:
+        if self.number == 13:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if self.number == 14:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.full(count, float(os.getpid()))
+
+
+class Compiled(Quick):
+    """A chain of linear layers, compiled and timed by the clock."""
+
+    def __init__(self, number: int) -> None:
+        import torch
+        from torch import nn
+
+        from nas.measure.cuda import allow_many_graphs, compiled
+
+        super().__init__(number)
+        torch.set_num_threads(1)
+        allow_many_graphs()
+        self._chain = compiled(nn.Sequential(*(nn.Linear(8, 8) for _ in range(number))).eval())
+        self._image = torch.randn(4, 8)
+        self.times_s(1)
+
+    def times_s(self, count: int) -> NDArray[np.float64]:
+        import torch
+
+        stamps = [time.perf_counter()]
+        with torch.no_grad():
+            for _ in range(count):
+                self._chain(self._image)
+                stamps.append(time.perf_counter())
+        return np.diff(stamps)
+
+
+def _fails(number: int) -> Quick:
+    raise NasError(f"cannot be compiled: {number}")
+
+
+def _raises(number: int) -> Quick:
+    raise RuntimeError(f"not foreseen: {number}")
+
+
+def _no_room(number: int) -> Quick:
+    raise NoRoomError("does not fit")
+
+
+def _kills(number: int) -> Quick:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def _sleeps(number: int) -> Quick:
+    time.sleep(number)
+    return Quick(number)
+
+
+THINGS: dict[str, Callable[[int], Quick]] = {
+    "quick": Quick,
+    "linear": Compiled,
+    "fails": _fails,
+    "raises": _raises,
+    "big": _no_room,
+    "kills": _kills,
+    "sleeps": _sleeps,
+}
