@@ -26,7 +26,7 @@ from nas.progress import Narrator
 from nas.rank import Ranking, run_rank
 from nas.rank_report import rank_picture, rank_table
 from nas.search import train_for
-from nas.spec import StudySpec, load_spec, override
+from nas.spec import StudySpec, load_spec, override, parse_setting
 from nas.workers import one_thread
 
 SINGLE_PATH = {"train.single_path_share": 1.0, "train.single_path_sizes": "random", "train.steps": 6000}
@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="images32", help="study whose space, images and training are the base")
     parser.add_argument("--data", help="images, as `nas search --data` takes them")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="entry of that study")
     parser.add_argument("--dir", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
     parser.add_argument("--name", default="ranking", help="name of the result")
@@ -70,7 +71,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     images = {"data.source": args.data} if args.data else {}
-    base = override(load_spec(args.config)[1], images | {"evaluate.search_images": args.search_images})
+    settings = dict(map(parse_setting, args.set))
+    base = override(load_spec(args.config)[1], images | {"evaluate.search_images": args.search_images} | settings)
 
     rows: list[dict[str, Any]] = []
     first: Ranking | None = None
