@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,20 +60,12 @@ class Quick:
         return np.full(count, float(os.getpid()))
 
 
-class Compiled(Quick):
-    """A chain of linear layers, compiled and timed by the clock."""
+class Clocked(Quick):
+    """A module of torch, timed by the clock."""
 
-    def __init__(self, number: int) -> None:
-        import torch
-        from torch import nn
-
-        from nas.measure.cuda import allow_many_graphs, compiled
-
-        super().__init__(number)
-        torch.set_num_threads(1)
-        allow_many_graphs()
-        self._chain = compiled(nn.Sequential(*(nn.Linear(8, 8) for _ in range(number))).eval())
-        self._image = torch.randn(4, 8)
+    def __init__(self, module: Any, image: Any) -> None:
+        super().__init__(0)
+        self._module, self._image = module, image
         self.times_s(1)
 
     def times_s(self, count: int) -> NDArray[np.float64]:
@@ -81,9 +74,21 @@ class Compiled(Quick):
         stamps = [time.perf_counter()]
         with torch.no_grad():
             for _ in range(count):
-                self._chain(self._image)
+                self._module(self._image)
                 stamps.append(time.perf_counter())
         return np.diff(stamps)
+
+
+def _linear(number: int) -> Quick:
+    """A compiled chain of linear layers."""
+    import torch
+    from torch import nn
+
+    from nas.measure.cuda import allow_many_graphs, compiled
+
+    torch.set_num_threads(1)
+    allow_many_graphs()
+    return Clocked(compiled(nn.Sequential(*(nn.Linear(8, 8) for _ in range(number))).eval()), torch.randn(4, 8))
 
 
 def _fails(number: int) -> Quick:
@@ -110,10 +115,41 @@ def _sleeps(number: int) -> Quick:
 
 THINGS: dict[str, Callable[[int], Quick]] = {
     "quick": Quick,
-    "linear": Compiled,
+    "linear": _linear,
     "fails": _fails,
     "raises": _raises,
     "big": _no_room,
     "kills": _kills,
     "sleeps": _sleeps,
 }
+
+
+class GraphOpener(CpuOpener):
+    """Opens graphs of real blocks on the CPU, without a compiler. In fp16 its worker is killed, bf16 does not compile,
+    and w8a8 fits the memory only when nothing else of this process is open.
+    """
+
+    def __init__(self) -> None:
+        self.open_now = 0
+
+    def open(self, graph: Any) -> Quick:
+        if graph.precision == "fp16":
+            return _kills(0)
+        if graph.precision == "bf16":
+            return _fails(0)
+        if graph.precision == "w8a8" and self.open_now >= 2:
+            return _no_room(0)
+        self.open_now += 1
+        return _block(graph)
+
+    def forget(self) -> None:
+        self.open_now = 0
+
+
+def _block(graph: Any) -> Quick:
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(1)
+    built = [graph.subject.build() for _ in range(graph.copies)]
+    return Clocked(nn.Sequential(*(module for module, _ in built)), torch.randn(graph.batch, *built[0][1][1:]))

@@ -23,7 +23,7 @@ from nas.measure.timing import Sentinel
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "w8a8": torch.float16}
 """Precision -> number format of the module; w8a8: of all but the layers that multiply in int8."""
 
-KNOWN_GPUS = {"NVIDIA H200": "h200"}
+KNOWN_GPUS = {"NVIDIA H200": "h200", "NVIDIA H100 80GB HBM3": "h100"}
 """What the driver calls a GPU -> the target that describes it with compiled networks."""
 
 

@@ -204,6 +204,7 @@ PRECISIONS = {
     "epyc_zen5_core": "w8a8 fp16 fp32",
     "ethos_u85_2048": "w8a8 w8a16 w16a16",
     "ethos_u85_2048_dedicated": "w8a8 w8a16 w16a16",
+    "h100": "w8a8 fp16 fp32",
     "h200": "w8a8 fp16 fp32",
     "hailo10h": "w8a8 w4a8 w16a16",
     "hailo8": "w8a8 w4a8 w16a16",

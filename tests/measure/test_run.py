@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pool_opener import GraphOpener
 
 from hw_models.measurements import Measurement
 from nas.errors import Interrupted, NasError, UsageError
@@ -13,7 +16,8 @@ from nas.measure.ask import run_measuring
 from nas.measure.cpu import CpuDevice
 from nas.measure.design import part_pool
 from nas.measure.graphs import unfused
-from nas.measure.jobs import CHAIN, Job, prepare
+from nas.measure.jobs import CHAIN, Graph, Job, prepare
+from nas.measure.pool import Opened, Pool, Progress
 from nas.measure.records import MeasurementStore
 from nas.measure.run import groups, measure_jobs
 from nas.progress import Narrator
@@ -129,6 +133,73 @@ def test_blocks_timed_by_another_method_are_not_joined(tmp_path: Path, monkeypat
         run_measuring(tmp_path, None, _QUIET, **asked)
     run_measuring(tmp_path, None, _QUIET, replace=True, **asked)
     assert store.of("npu_40tops") == []
+
+
+class _Pooled(CpuDevice):
+    """A device whose graphs are opened in two workers."""
+
+    runtime, workers = "torch", 2
+    precisions = ("fp32", "fp16", "bf16", "w8a8")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.pool = Pool(GraphOpener(), self.workers)
+
+    def prepare(self, job: Job) -> dict[str, Any]:
+        return {"ops": {}, "unfused": []}
+
+    def warm(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> dict[Graph, NasError]:
+        return self.pool.open(graphs, keep=False, until=until, update=update).failed
+
+    def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened:
+        return self.pool.open(graphs, until=until, update=update)
+
+    def sentinel(self, best_s: float) -> None:
+        return None
+
+    def forget(self, jobs: Sequence[Job]) -> None:
+        self.pool.forget()
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> Iterator[_Pooled]:
+    device = _Pooled(tmp_path / "graphs")
+    yield device
+    device.pool.close()
+
+
+@pytest.mark.slow
+def test_workers_open_and_every_job_gets_its_time_or_a_reason(tmp_path: Path, unexcited: None, pooled: _Pooled) -> None:
+    store = MeasurementStore(Store(tmp_path, create=True))
+    subjects = list(dict.fromkeys(job.subject for job in _jobs(3)))
+    jobs = [Job(subject, precision) for subject in subjects for precision in ("fp32", "w8a8", "bf16")]
+    jobs.insert(2, Job(subjects[0], "fp16"))
+    outcome = measure_jobs(jobs, pooled, "core", store, _QUIET)
+    # Four graphs in w8a8 do not fit beside the others; alone they do.
+    assert {(record.subject, record.precision) for record in outcome.measured} == {
+        (subject.name, precision) for subject in subjects for precision in ("fp32", "w8a8")
+    }
+    assert len(store.of("core")) == 6
+    assert len(outcome.refused) == 4
+    assert [reason for name, reason in outcome.refused.items() if "fp16" in name and "SIGKILL" in reason]
+    assert outcome.left == 0
+
+
+@pytest.mark.slow
+def test_workers_prepare_without_timing(tmp_path: Path, pooled: _Pooled) -> None:
+    store = MeasurementStore(Store(tmp_path, create=True))
+    subject = _jobs(1)[0].subject
+    jobs = [Job(subject, "fp32"), Job(subject, "bf16")]
+    outcome = measure_jobs(jobs, pooled, "core", store, _QUIET, prepare_only=True)
+    assert outcome.left == 1
+    assert list(outcome.refused.values()) == ["cannot be compiled: 0"]
+    assert store.of("core") == []
+
+
+def test_the_minutes_hold_for_opening_too(tmp_path: Path, pooled: _Pooled) -> None:
+    store = MeasurementStore(Store(tmp_path, create=True))
+    outcome = measure_jobs(_jobs(2)[:1], pooled, "core", store, _QUIET, minutes=1e-4)
+    assert (outcome.left, outcome.refused, outcome.measured) == (1, {}, [])
 
 
 def test_groups_keep_the_order_and_their_size() -> None:
