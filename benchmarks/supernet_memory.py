@@ -120,6 +120,7 @@ def measured_facts(rows: list[dict[str, Any]]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="take the steps on the current GPU")
+    parser.add_argument("--words", help="only these words of --mixers, separated by commas (dwconv7,mhsa)")
     parser.add_argument("--preset", default="mobile")
     parser.add_argument("--mixers", default="first")
     parser.add_argument("--batch", type=int, default=256)
@@ -140,7 +141,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     everywhere = [str(word) for word in space["stage1.mixer"].values]
     late = [str(word) for word in space["stage4.mixer"].values if word not in everywhere]
-    for word in (*everywhere, *late):
+    wanted = options.words.split(",") if options.words else (*everywhere, *late)
+    for word in (word for word in (*everywhere, *late) if word in wanted):
         heaviest = max(rows, key=lambda row: row["peak_bf16_GiB"])["mixer"] if word in late else word
         heaviest = heaviest.split(" ")[0]
         arch = largest(space, word, heaviest)
