@@ -53,10 +53,10 @@ class CudaDevice:
         return {"ops": {}, "unfused": []}
 
     def warm(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> dict[Graph, NasError]:
-        """Compile graphs, so that torch's caches on disk (TORCHINDUCTOR_CACHE_DIR) have their kernels. Returns why
-        some could not be.
+        """Compile graphs in their order, so that torch's caches on disk (TORCHINDUCTOR_CACHE_DIR) have the kernels of
+        the first ones when the time is up. Returns why some could not be.
         """
-        return self._pool.open(slowest_first(graphs), keep=False, until=until, update=update).failed
+        return self._pool.open(graphs, keep=False, until=until, update=update).failed
 
     def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened:
         """Compile and capture graphs; what compiles longest is begun first."""
@@ -223,6 +223,9 @@ def _replay(graph: Graph) -> Replay:
     if graph.led:
         modules.insert(0, randomize_(nn.Conv2d(shape[1], shape[1], 1), graph.copies))
     chain = on_gpu(nn.Sequential(*modules), dtype)
+    for module in chain.modules():
+        if isinstance(getattr(module, "fused_attn", None), bool):
+            module.fused_attn = True  # as timm deploys it; what traces and exports it may have turned it off
     if graph.precision == "w8a8":
         quantize_(chain)
     return Replay(compiled(chain), random_image((graph.batch, *shape[1:]), dtype))

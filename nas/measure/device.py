@@ -81,12 +81,14 @@ def state(processors: Sequence[int]) -> dict[str, Any]:
 
 @cache
 def commit() -> str:
-    """Of this program: `git describe` of its source tree, else its version."""
-    where = Path(__file__).resolve().parents[2]
-    if (where / ".git").exists():
-        command = ["git", "-C", str(where), "describe", "--always", "--dirty"]
-        with suppress(OSError):  # no git on this machine
-            said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """Of this program: `git describe` where git tracks its source, else its version."""
+    source = Path(__file__).resolve()
+    git = ["git", "-C", str(source.parent)]
+    with suppress(OSError):  # no git on this machine
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", source.name], capture_output=True, check=False)
+        if not tracked.returncode:
+            described = [*git, "describe", "--always", "--dirty"]
+            said = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
             if said:
                 return said
     try:

@@ -39,9 +39,9 @@ def log_latency_vector(units: Units) -> Array:
     return np.concatenate([[SCALE_SPREAD], COLUMN_SPREAD * columns, AMPLITUDE * (share[kernels] @ waves)])
 
 
-def scatter(seconds: float) -> float:
-    """Standard deviation of the log of a measured time."""
-    return float(np.hypot(NOISE, CLOCK_S / seconds))
+def scatter(seconds: float, clock_s: float = CLOCK_S) -> float:
+    """Standard deviation of the log of a measured time. clock_s: the part that does not shrink with it."""
+    return float(np.hypot(NOISE, clock_s / seconds))
 
 
 def least_variance(

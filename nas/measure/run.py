@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hw_models.measurements import Measurement
 from nas.errors import Interrupted, NasError, UsageError
-from nas.measure import device
 from nas.measure.jobs import Graph, Job
-from nas.measure.pool import LostError, NoRoomError, Opened, Progress
+from nas.measure.pool import NoRoomError, Opened
 from nas.measure.records import MeasurementStore
-from nas.measure.timing import FEWEST_CALM, Sentinel, Slices, summarize, time_in_turns
+from nas.measure.turns import TRIES, Device, Outcome, Session, graphs_of, name_of, time_group
 from nas.progress import Narrator
 
 TURN = 16
@@ -32,45 +26,8 @@ WORKER_TURN = 8
 TIMED_S = 0.3
 """What the timing of one graph takes about, in all its turns; it is kept free at the end of the minutes."""
 
-TRIES = 3
-"""How often a time whose spread is too wide is taken before it is refused."""
-
-REST_S = 1.0
-"""Between tries."""
-
 MOST_REFUSED = 4
 """After so many refusals the machine is given up when most tries were refused."""
-
-
-class Device(Protocol):
-    """Something that runs graphs. usual: the precisions that are timed when none is asked for. workers: how many
-    processes open graphs, which takes long then; 0: this one does, and it takes no time to speak of.
-    """
-
-    runtime: str
-    runtime_version: str
-    precisions: tuple[str, ...]
-    usual: tuple[str, ...]
-    workers: int
-
-    def default_target(self) -> str: ...
-    def prepare(self, job: Job) -> dict[str, Any]: ...
-    def warm(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> dict[Graph, NasError]: ...
-    def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened: ...
-    def sentinel(self, best_s: float) -> Sentinel | None: ...
-    def forget(self, jobs: Sequence[Job]) -> None: ...
-    def held(self) -> AbstractContextManager[Callable[[], dict[str, Any]]]: ...
-
-
-@dataclass
-class Outcome:
-    """What became of the jobs. refused: job name -> why it has no record. unfused: job name -> operators."""
-
-    measured: list[Measurement] = field(default_factory=list)
-    known: int = 0
-    refused: dict[str, str] = field(default_factory=dict)
-    unfused: dict[str, list[str]] = field(default_factory=dict)
-    left: int = 0
 
 
 def measure_jobs(
@@ -108,7 +65,7 @@ def measure_jobs(
                 _warm(ready, on, outcome, narrator, minutes)
                 return outcome
             if ready:
-                session = _Session(
+                session = Session(
                     on, target, state, on.sentinel(_best_s(records)), np.random.default_rng(seed), outcome
                 )
                 _time_all(ready, session, store, narrator, minutes)
@@ -126,10 +83,6 @@ def _identity(job: Job, on: Device, target: str) -> tuple[Any, ...]:
     return (*thing, on.runtime, on.runtime_version)
 
 
-def _name(job: Job) -> str:
-    return f"{job.subject.name} at {job.subject.input_size} in {job.precision}"
-
-
 def _prepare(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrator) -> list[Job]:
     """Jobs whose graphs are there. What cannot be built, or a block that is not fused, is refused."""
     ready = []
@@ -139,12 +92,12 @@ def _prepare(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrat
             try:
                 notes = on.prepare(job)
             except NasError as error:
-                outcome.refused[_name(job)] = str(error)
+                outcome.refused[name_of(job)] = str(error)
                 continue
             if notes["unfused"]:
-                outcome.unfused[_name(job)] = notes["unfused"]
+                outcome.unfused[name_of(job)] = notes["unfused"]
             if notes["unfused"] and job.subject.must_fuse:
-                outcome.refused[_name(job)] = f"not fused as intended: {', '.join(notes['unfused'])}"
+                outcome.refused[name_of(job)] = f"not fused as intended: {', '.join(notes['unfused'])}"
             else:
                 ready.append(job)
         update(len(jobs), len(jobs), "")
@@ -153,30 +106,25 @@ def _prepare(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrat
 
 def _warm(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrator, minutes: float | None) -> None:
     """Have every graph compiled once, so that opening it later takes less."""
-    until = None if minutes is None else time.monotonic() + 60 * minutes
+    graphs, began, reached = graphs_of(jobs), time.monotonic(), 0
+    until = None if minutes is None else began + 60 * minutes
     with narrator.bar("compiled") as update:
-        failed = on.warm(_graphs(jobs), until, lambda done, total: update(done, total, ""))
+
+        def told(done: int, total: int) -> None:
+            nonlocal reached
+            reached = done
+            update(done, total, "")
+
+        failed = on.warm(graphs, until, told)
+    if on.workers:
+        narrator.say(
+            f"{reached - len(failed)} of {len(graphs)} graphs compiled in {time.monotonic() - began:.0f} s, "
+            f"{len(failed)} cannot be"
+        )
     for job in jobs:
         if reason := next((str(failed[graph]) for graph, _ in job.terms if graph in failed), None):
-            outcome.refused[_name(job)] = reason
-    outcome.left = sum(_name(job) not in outcome.refused for job in jobs)
-
-
-def _graphs(jobs: Sequence[Job]) -> list[Graph]:
-    """The distinct graphs of jobs."""
-    return list(dict.fromkeys(graph for job in jobs for graph, _ in job.terms))
-
-
-@dataclass(frozen=True)
-class _Session:
-    """What all groups of one call share."""
-
-    on: Device
-    target: str
-    state: Callable[[], dict[str, Any]]
-    sentinel: Sentinel | None
-    rng: np.random.Generator
-    outcome: Outcome
+            outcome.refused[name_of(job)] = reason
+    outcome.left = sum(name_of(job) not in outcome.refused for job in jobs)
 
 
 def _best_s(records: Sequence[Measurement]) -> float:
@@ -185,7 +133,7 @@ def _best_s(records: Sequence[Measurement]) -> float:
 
 
 def _time_all(
-    jobs: list[Job], session: _Session, store: MeasurementStore, narrator: Narrator, minutes: float | None
+    jobs: list[Job], session: Session, store: MeasurementStore, narrator: Narrator, minutes: float | None
 ) -> None:
     end = None if minutes is None else time.monotonic() + 60 * minutes
     outcome, on = session.outcome, session.on
@@ -202,7 +150,7 @@ def _time_all(
             if end is not None and time.monotonic() > end:
                 outcome.left += len(group)
                 continue
-            graphs, began = _graphs(group), time.monotonic()
+            graphs, began = graphs_of(group), time.monotonic()
             opened = on.open(graphs, end - TIMED_S * len(graphs) if end is not None and on.workers else None, told)
             able, crowded = _able(group, opened, outcome)
             if on.workers:
@@ -211,13 +159,17 @@ def _time_all(
             if len(group) > 1:
                 waiting.extend([job] for job in crowded)  # each by itself, when the others have gone
             else:
-                outcome.refused |= {_name(job): _reason(job, opened) for job in crowded}
-            for record in _time_group(able, opened, session):
+                outcome.refused |= {name_of(job): _reason(job, opened) for job in crowded}
+            began, before = time.monotonic(), len(outcome.measured)
+            for record in time_group(able, opened, session):
                 store.put([record])
                 outcome.measured.append(record)
+            if on.workers:
+                count, seconds = len(outcome.measured) - before, time.monotonic() - began
+                narrator.say(f"{count} of {len(group)} measurements timed in {seconds:.0f} s")
             _give_up_under_load(session)
             opened.runners.clear()
-            on.forget([job for job in able if _name(job) not in outcome.refused])
+            on.forget([job for job in able if name_of(job) not in outcome.refused])
             update(_done(outcome), len(jobs), group[-1].subject.name)
 
 
@@ -248,7 +200,7 @@ def _able(group: Sequence[Job], opened: Opened, outcome: Outcome) -> tuple[list[
         errors = [opened.failed[graph] for graph, _ in job.terms if graph in opened.failed]
         worse = [error for error in errors if not isinstance(error, NoRoomError)]
         if worse:
-            outcome.refused[_name(job)] = str(worse[0])
+            outcome.refused[name_of(job)] = str(worse[0])
         elif errors:
             crowded.append(job)
         elif all(graph in opened.runners for graph, _ in job.terms):
@@ -262,82 +214,7 @@ def _reason(job: Job, opened: Opened) -> str:
     return next(str(opened.failed[graph]) for graph, _ in job.terms if graph in opened.failed)
 
 
-def _time_group(group: list[Job], opened: Opened, session: _Session) -> Iterator[Measurement]:
-    """Time jobs in turns; those with too wide a spread again, up to TRIES times, and then refuse them."""
-    waiting, refused = group, session.outcome.refused
-    attempt = 0
-    while waiting and attempt < TRIES:
-        if attempt:
-            time.sleep(REST_S)
-        graphs = _graphs(waiting)
-        try:
-            slices = time_in_turns([opened.runners[graph] for graph in graphs], session.rng, session.sentinel)
-        except LostError as error:
-            lost = [job for job in waiting if any(graph in error.things for graph, _ in job.terms)]
-            refused |= {_name(job): str(error) for job in lost}
-            waiting = [job for job in waiting if job not in lost]
-            continue
-        attempt += 1
-        conditions = session.state() | {"tries": attempt}
-        if session.sentinel is not None:
-            conditions["sentinel_s"] = session.sentinel.best_s
-        noisy = []
-        for job in waiting:
-            rows = [graphs.index(graph) for graph, _ in job.terms]
-            try:
-                record = _record(job, Slices(slices.seconds[rows], slices.calm[rows]), session, conditions)
-            except _NoisyError as error:
-                noisy.append(job)
-                refused[_name(job)] = str(error)
-            else:
-                refused.pop(_name(job), None)
-                yield record
-        waiting = noisy
-
-
-class _NoisyError(Exception):
-    """A time that cannot be believed."""
-
-
-def _record(job: Job, slices: Slices, session: _Session, conditions: dict[str, Any]) -> Measurement:
-    """The measurement of a job from the slices of its terms."""
-    calm: NDArray[np.bool_] = np.all(slices.calm, axis=0, keepdims=False)
-    rounds = slices.calm.shape[1]
-    if calm.sum() < FEWEST_CALM:
-        raise _NoisyError(
-            f"only {calm.sum()} of {rounds} slices were undisturbed in each of {TRIES} tries: the machine is under load"
-        )
-    seconds = slices.seconds[:, calm]
-    for row in seconds:
-        timing = summarize(row)
-        if timing.noisy:
-            raise _NoisyError(
-                f"its times spread over {100 * timing.spread_s / timing.median_s:.0f} percent of their median in each "
-                f"of {TRIES} tries: the machine is under load"
-            )
-    try:
-        timing = summarize(np.array([weight for _, weight in job.terms]) @ seconds)
-    except ValueError as error:
-        raise _NoisyError("too short to be told from the reorders of its ends") from error
-    on = session.on
-    return job.subject.record(
-        session.target,
-        job.precision,
-        timing.median_s,
-        batch=job.batch,
-        spread_s=timing.spread_s,
-        low_s=max(timing.low_s, 0.0),
-        high_s=timing.high_s,
-        repeats=timing.repeats,
-        runtime=on.runtime,
-        runtime_version=on.runtime_version,
-        conditions=json.dumps(conditions | {"method": job.method}, sort_keys=True),
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        commit=device.commit(),
-    )
-
-
-def _give_up_under_load(session: _Session) -> None:
+def _give_up_under_load(session: Session) -> None:
     refused = sum("under load" in reason for reason in session.outcome.refused.values())
     measured = len(session.outcome.measured)
     if refused >= MOST_REFUSED and refused > measured:

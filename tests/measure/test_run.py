@@ -107,8 +107,8 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, unexcited: None, monkeypa
 def test_a_machine_under_load_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.measure.timing.CALM", 0.0)  # never at peace
     monkeypatch.setattr("nas.measure.timing.PATIENCE_S", 0.01)
-    monkeypatch.setattr("nas.measure.run.REST_S", 0.0)
-    monkeypatch.setattr("nas.measure.run.TRIES", 1)
+    monkeypatch.setattr("nas.measure.turns.REST_S", 0.0)
+    monkeypatch.setattr("nas.measure.turns.TRIES", 1)
     monkeypatch.setattr("nas.measure.run.MOST_REFUSED", 2)
     store = MeasurementStore(Store(tmp_path, create=True))
     with pytest.raises(NasError, match="the machine is under load"):
