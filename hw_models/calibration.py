@@ -48,17 +48,20 @@ class Calibration:
 
     kind: "measured", or "transferred" from other devices when it was measured too little. content: what it is made
     of; for "measured" samples, choices and held-out predictions, for both the prior. about: one line for people.
+    batch: images at once that its latencies are of.
     """
 
     target: str
     kind: str
     about: str
     content: Mapping[str, Any] = field(repr=False)
+    batch: int = 1
 
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits of everything that decides a figure."""
-        text = json.dumps([self.target, self.kind, self.content], sort_keys=True)
+        batch = [self.batch] if self.batch != 1 else []  # those of one image are called as before there were others
+        text = json.dumps([self.target, self.kind, self.content, *batch], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +69,8 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
-        return cls(str(data["target"]), str(data["kind"]), str(data["about"]), dict(data["content"]))
+        target, kind, about = (str(data[name]) for name in ("target", "kind", "about"))
+        return cls(target, kind, about, dict(data["content"]), int(data.get("batch", 1)))
 
     def model(self, target: Target) -> CalibratedLatency:
         """What computes with it. Raises ValueError when fitting again gives other numbers than were stored."""
@@ -86,15 +90,20 @@ class Calibration:
             off = float(np.abs(predictor.held_out_s / stored - 1).max())
             raise ValueError(
                 f"the calibration of {self.target} cannot be reproduced by this version ({off:.1%} off): make a new "
-                f"one with `nas calibrate --target {self.target}`"
+                f"one with `nas calibrate --target {self.target}{batch_option(self.batch)}`"
             )
         return CalibratedLatency(target, predictor.blend, predictor=predictor)
 
 
+def batch_option(batch: int) -> str:
+    """What a command says of a batch."""
+    return f" --batch {batch}" if batch != 1 else ""
+
+
 def measured_calibration(
-    target: str, about: str, samples: Samples, prior: FactorPrior
+    target: str, about: str, samples: Samples, prior: FactorPrior, batch: int = 1
 ) -> tuple[Calibration, Predictor]:
-    """Fit the samples of a target. Raises as `fit_predictor`."""
+    """Fit the samples of a target, all of one batch. Raises as `fit_predictor`."""
     predictor = fit_predictor(samples, prior)
     content = {
         "prior": _prior_data(prior),
@@ -102,10 +111,10 @@ def measured_calibration(
         "choices": [choice.to_dict() for choice in (predictor.choice, *predictor.fold_choices)],
         "held_out_s": predictor.held_out_s.tolist(),
     }
-    return Calibration(target, "measured", about, content), predictor
+    return Calibration(target, "measured", about, content, batch), predictor
 
 
-def transferred_calibration(target: str, known: Transfer) -> Calibration:
+def transferred_calibration(target: str, known: Transfer, batch: int = 1) -> Calibration:
     """Factors of other devices alone."""
     devices = ", ".join(known.devices[:3])
     more = len(known.devices) - 3
@@ -119,7 +128,7 @@ def transferred_calibration(target: str, known: Transfer) -> Calibration:
         "log_errors": [round(float(error), 4) for error in known.errors.log_errors],
         "weights": [round(float(weight), 9) for weight in known.errors.weights],
     }
-    return Calibration(target, "transferred", about, content)
+    return Calibration(target, "transferred", about, content, batch)
 
 
 class CalibratedLatency:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -45,22 +46,24 @@ class Outcome:
     report: dict[str, Any]
 
 
-def run_calibration(target_name: str, folder: Path, url: str | None, narrator: Narrator) -> Outcome:
-    """Calibrate a target with all its measurements, in the database and in packs, and store it as the newest.
+def run_calibration(target_name: str, folder: Path, url: str | None, narrator: Narrator, *, batch: int = 1) -> Outcome:
+    """Calibrate a target with all its measurements of one batch, in the database and in packs, as the newest version.
 
     With fewer measurements than are needed, family factors of other devices of its kind take their place, and where
     there are none the target stays uncalibrated; either is said. Raises UsageError for an unknown target and for
     measurements that contradict each other.
     """
+    if batch < 1:
+        raise UsageError(f"--batch must be at least 1, but is {batch}")
     target = find_target(target_name)
     known = transfer(target, published_factors())
     if known is not None and target.stack == UNKNOWN_STACK:
         narrator.say(f"{target.name} names no stack: it is taken for an {target.kind} of no known vendor's")
     with closing(Store(folder, url, create=True)) as store:
-        records = gather(target.name, MeasurementStore(store), narrator)
+        records = gather(target.name, MeasurementStore(store), narrator, batch)
         calibrations = CalibrationStore(store)
         if len(records) < LEAST_SAMPLES:
-            return _too_few(target, records, known, calibrations, narrator)
+            return _too_few(target, records, known, calibrations, narrator, batch)
         with narrator.bar("reading measurements") as update:
             things = []
             for number, record in enumerate(records):
@@ -69,7 +72,7 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
         samples = Samples.of(things, [record.latency_s for record in records])
         prior = known.prior if known is not None else FactorPrior.of_cost_model()
         narrator.say(f"fitting {len(records)} measurements of {target.name}")
-        calibration, predictor = measured_calibration(target.name, _about(records), samples, prior)
+        calibration, predictor = measured_calibration(target.name, _about(records), samples, prior, batch)
         report = scores(records, samples, predictor, prior)
         return Outcome(calibrations.put(calibration, report), report)
 
@@ -80,35 +83,43 @@ def _too_few(
     known: Transfer | None,
     calibrations: CalibrationStore,
     narrator: Narrator,
+    batch: int,
 ) -> Outcome:
     count = len(records)
-    have = f"{target.name} has {count} measurement{'s' * (count != 1)}, a calibration needs at least {LEAST_SAMPLES}"
+    at = f" at batch {batch}" if batch != 1 else ""
+    have = (
+        f"{target.name} has {count} measurement{'s' * (count != 1)}{at}, a calibration needs at least {LEAST_SAMPLES}"
+    )
     report: dict[str, Any] = {"target": target.name, "samples": count, "needed": LEAST_SAMPLES}
     if known is None:
         narrator.warn(f"{have}, and no other {target.name}-like device is known: its latency stays the cost model's")
         return Outcome(None, report | {"about": f"{have}: uncalibrated, as the cost model predicts"})
     unused = "they are not used; " if count else ""
     narrator.warn(f"{have}: {unused}family factors of other devices scale the cost model instead")
-    calibration: Calibration = transferred_calibration(target.name, known)
+    calibration: Calibration = transferred_calibration(target.name, known, batch)
     stored = calibrations.put(calibration, report)
     return Outcome(stored, report | {"about": calibration.about, "interval_factor": float(np.exp(known.log_spread))})
 
 
-def gather(target: str, measured: MeasurementStore, narrator: Narrator) -> list[Measurement]:
-    """A target's measurements: the database's, then those of packs that it does not have.
+def gather(target: str, measured: MeasurementStore, narrator: Narrator, batch: int = 1) -> list[Measurement]:
+    """A target's measurements at a batch: the database's, then those of packs that it does not have.
 
-    Packs of other software or methods than the database's are left out, and so are their values where the database
-    disagrees; both are said. Raises UsageError when the database itself mixes software or methods.
+    Those of other batches are left out, which is said. Packs of other software or methods than the database's are left
+    out, and so are their values where the database disagrees; both are said. Raises UsageError when the database itself
+    mixes software or methods.
     """
     own = measured.of(target)
     _check_software(own, measured.url)
     check_one_method(own, measured.url)
+    own, others = _of_batch(own, batch)
     found = {record.thing: record for record in own}
     for name in list_packs():
         try:
             pack = [record for record in load_pack(name) if record.target == target]
         except MeasurementError as error:
             raise UsageError(str(error)) from error
+        pack, more = _of_batch(pack, batch)
+        others += more
         if not pack:
             continue
         theirs, ours = _software(pack[0]), _software(own[0]) if own else _software(pack[0])
@@ -137,7 +148,17 @@ def gather(target: str, measured: MeasurementStore, narrator: Narrator) -> list[
                 f"{len(contradicted)} measurements of the pack {name} are more than {AGREEMENT:.0%} off the database's "
                 f"({first.subject} in {first.precision} first): the database's are used"
             )
+    if others:
+        counts = Counter(record.batch for record in {record.thing: record for record in others}.values())
+        listed = ", ".join(f"{count} at batch {other}" for other, count in sorted(counts.items()))
+        narrator.say(f"measurements of other batches are left out: {listed} (`nas calibrate --batch` is of one)")
     return list(found.values())
+
+
+def _of_batch(records: Sequence[Measurement], batch: int) -> tuple[list[Measurement], list[Measurement]]:
+    """(records of the batch, the others)."""
+    own = [record for record in records if record.batch == batch]
+    return own, [record for record in records if record.batch != batch]
 
 
 def _software(record: Measurement) -> str:
@@ -170,7 +191,8 @@ def record_units(record: Measurement, target: Target) -> Units:
 
 def _about(records: Sequence[Measurement]) -> str:
     networks = sum(record.kind == "network" for record in records)
-    return f"{len(records) - networks} blocks and {networks} networks measured with {_software(records[0])}"
+    at = f" at batch {records[0].batch}" if records[0].batch != 1 else ""
+    return f"{len(records) - networks} blocks and {networks} networks measured{at} with {_software(records[0])}"
 
 
 def scores(
@@ -289,5 +311,8 @@ def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str
         for row in report["worst"]:
             ratio = row["measured_over_predicted"]
             lines.append(f"  {row['name']} at {row['input_size']} in {row['precision']}: {ratio:.2f} x predicted")
-    lines.append(f"`nas search --target {target or report['target']}{where}` uses it from now on")
+    if stored.calibration.batch == 1:
+        lines.append(f"`nas search --target {target or report['target']}{where}` uses it from now on")
+    else:
+        lines.append(f"of {stored.calibration.batch} images: a search, whose latency is of one, does not use it")
     return "\n".join(lines)

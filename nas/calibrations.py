@@ -1,4 +1,4 @@
-"""Calibrations in the database: numbered per target, never changed, the newest counts."""
+"""Calibrations in the database: numbered per target and batch, never changed, the newest counts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,25 @@ _CALIBRATIONS = sa.Table(
 )
 
 
+_BATCH = "@batch"
+"""Between a target and the batch of its calibrations, where that is not 1."""
+
+
+def _key(target: str, batch: int) -> str:
+    """Under which a target's calibrations of one batch are numbered: those of one image by the target alone."""
+    return target if batch == 1 else f"{target}{_BATCH}{batch}"
+
+
+def _command(key: str) -> str:
+    target, mark, batch = key.rpartition(_BATCH)
+    return f"`nas calibrate --target {target} --batch {batch}`" if mark else f"`nas calibrate --target {key}`"
+
+
 @dataclass(frozen=True)
 class Stored:
-    """A calibration with its place in the database. name: how a study and a person refer to it, `npu_40tops#2`."""
+    """A calibration with its place in the database. name: how a study and a person refer to it, `npu_40tops#2`, or
+    `h200@batch64#1` where it is of more than one image at once.
+    """
 
     version: int
     made_at: str
@@ -34,7 +50,7 @@ class Stored:
 
     @property
     def name(self) -> str:
-        return f"{self.calibration.target}#{self.version}"
+        return f"{_key(self.calibration.target, self.calibration.batch)}#{self.version}"
 
 
 class CalibrationStore:
@@ -47,14 +63,14 @@ class CalibrationStore:
 
     def put(self, calibration: Calibration, report: dict[str, object]) -> Stored:
         """Committed when this returns. The same calibration again is the version that it was."""
-        newest = self.newest(calibration.target)
+        newest = self.newest(calibration.target, calibration.batch)
         if newest is not None and newest.calibration.identity == calibration.identity:
             return newest
         stored = Stored(
             1 + (newest.version if newest else 0), datetime.now().isoformat(timespec="seconds"), calibration
         )
         row = {
-            "target": calibration.target,
+            "target": _key(calibration.target, calibration.batch),
             "version": stored.version,
             "made_at": stored.made_at,
             "record": json.dumps(calibration.to_dict()),
@@ -64,10 +80,18 @@ class CalibrationStore:
             connection.execute(sa.insert(_CALIBRATIONS).values(**row))
         return stored
 
-    def newest(self, target: str) -> Stored | None:
-        """Of a target, None when it was never calibrated."""
-        table = _CALIBRATIONS.c
-        return self._first(sa.select(_CALIBRATIONS).where(table.target == target).order_by(table.version.desc()))
+    def newest(self, target: str, batch: int = 1) -> Stored | None:
+        """Of a target at a batch, None when it was never calibrated so."""
+        table, key = _CALIBRATIONS.c, _key(target, batch)
+        return self._first(sa.select(_CALIBRATIONS).where(table.target == key).order_by(table.version.desc()))
+
+    def batches(self, target: str) -> list[int]:
+        """Those that a target is calibrated at, other than 1."""
+        query = sa.select(_CALIBRATIONS.c.target).distinct()
+        with database_errors(self.url), self._engine.connect() as connection:
+            keys = list(connection.execute(query).scalars())
+        parts = (key.rpartition(_BATCH) for key in keys)
+        return sorted(int(batch) for name, mark, batch in parts if mark and name == target and batch.isdigit())
 
     def named(self, name: str) -> Stored:
         """By its name. Raises UsageError when there is none."""
@@ -76,7 +100,7 @@ class CalibrationStore:
         number = int(version) if version.isdigit() else 0
         found = self._first(sa.select(_CALIBRATIONS).where(sa.and_(table.target == target, table.version == number)))
         if found is None:
-            raise UsageError(f"no calibration {name!r} in {self.url}; make one with `nas calibrate --target {target}`")
+            raise UsageError(f"no calibration {name!r} in {self.url}; make one with {_command(target)}")
         return found
 
     def _first(self, query: sa.Select[tuple[object, ...]]) -> Stored | None:

@@ -1,5 +1,5 @@
-"""The latency that steers a search: a target's newest calibration where it has one, else the cost model's; and it says
-which.
+"""The latency that steers a search, of one image: a target's newest calibration at batch 1 where it has one, else the
+cost model's; and it says which.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def calibrated(
     Raises UsageError when a named calibration is missing, or a risk is asked for without one.
     """
     risk, wanted = spec.search.risk, spec.search.calibrations
-    found = _find(wanted, targets, folder, url)
+    found, batches = _find(wanted, targets, folder, url)
     latencies = {}
     for name in targets:
         stored = found.get(name)
@@ -77,6 +77,9 @@ def calibrated(
                     "first"
                 )
             narrator.say(f"latency on {name} is {UNCALIBRATED} (`nas calibrate --target {name}`)")
+            if batches.get(name):
+                listed = ", ".join(map(str, batches[name]))
+                narrator.say(f"its calibration at batch {listed} is not used: a search's latency is of one image")
             continue
         try:
             model = stored.calibration.model(targets[name])
@@ -88,17 +91,22 @@ def calibrated(
     return replace(spec, search=replace(spec.search, calibrations=names)), latencies
 
 
-def _find(wanted: Sequence[str], targets: Mapping[str, Target], folder: Path, url: str | None) -> dict[str, Stored]:
-    """Target name -> calibration: those named, or the newest. Makes no database where there is none."""
+def _find(
+    wanted: Sequence[str], targets: Mapping[str, Target], folder: Path, url: str | None
+) -> tuple[dict[str, Stored], dict[str, list[int]]]:
+    """(target name -> calibration: those named, or the newest; target name -> other batches it is calibrated at).
+
+    Makes no database where there is none. Raises UsageError for a named one that is not of one image.
+    """
     if wanted and len(wanted) != len(targets):
         raise UsageError(
             f"search.calibrations must name one a target, or '{PLAIN}': there are {len(targets)} targets, but "
             f"{len(wanted)} calibrations"
         )
     if all(name == PLAIN for name in wanted) and wanted:
-        return {}
+        return {}, {}
     if url is None and not (folder / "nas.db").exists() and not wanted:
-        return {}
+        return {}, {}
     from nas.calibrations import CalibrationStore
     from nas.store import Store
 
@@ -106,9 +114,17 @@ def _find(wanted: Sequence[str], targets: Mapping[str, Target], folder: Path, ur
         calibrations = CalibrationStore(store)
         if wanted:
             pairs = zip(targets, wanted, strict=True)
-            return {target: calibrations.named(name) for target, name in pairs if name != PLAIN}
+            named = {target: calibrations.named(name) for target, name in pairs if name != PLAIN}
+            for stored in named.values():
+                if stored.calibration.batch != 1:
+                    raise UsageError(
+                        f"calibration {stored.name} is of {stored.calibration.batch} images at once, but a search's "
+                        "latency is of one: name one that `nas calibrate` makes at --batch 1"
+                    )
+            return named, {}
         newest = {target: calibrations.newest(target) for target in targets}
-    return {target: stored for target, stored in newest.items() if stored is not None}
+        batches = {target: calibrations.batches(target) for target in targets}
+    return {target: stored for target, stored in newest.items() if stored is not None}, batches
 
 
 def describe(report: CostReport, summary: Mapping[str, Any]) -> CostReport:

@@ -52,22 +52,23 @@ def suggest_measurements(
     space: str = "metaformer",
     preset: str = "mobile",
     precisions: Sequence[str] = ("w8a8",),
+    batch: int = 1,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """The `count` blocks worth most, best first: columns of the table that `nas measure import` takes, and
-    `uncertainty`, the standard deviation of the log latency before each is measured.
+    """The `count` blocks worth most to a calibration at a batch, best first: columns of the table that `nas measure
+    import` takes, and `uncertainty`, the standard deviation of the log latency before each is measured.
 
     Raises UsageError for an unknown target, space or precision.
     """
-    if count < 1:
-        raise UsageError(f"--suggest must be at least 1, but is {count}")
+    if count < 1 or batch < 1:
+        raise UsageError(f"--suggest and --batch must be at least 1, but are {count} and {batch}")
     target = find_target(target_name)
     try:
         made = load_space(space, preset=preset)
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(Store(folder, url, create=True)) as store:
-        known = MeasurementStore(store).of(target.name)
+        known = [record for record in MeasurementStore(store).of(target.name) if record.batch == batch]
     if not precisions:
         raise UsageError("name at least one precision")
     if unknown := [precision for precision in precisions if precision not in PRECISIONS]:
@@ -77,10 +78,10 @@ def suggest_measurements(
     candidates = [(subject, precision) for subject in subjects for precision in precisions]
     have = {(record.subject, record.precision) for record in known}
     candidates = [(subject, precision) for subject, precision in candidates if (subject.name, precision) not in have]
-    points = np.array([_point(_as_record(subject, p, target.name), target) for subject, p in candidates])
+    points = np.array([_point(subject.record(target.name, p, 1.0, batch=batch), target) for subject, p in candidates])
     seen = np.array([_point(record, target) for record in known]).reshape(len(known), len(COLUMNS) + len(FEATURES))
     chosen = least_sure(points, seen, count)
-    return [_row(*candidates[index], sigma) for index, sigma in chosen]
+    return [_row(*candidates[index], batch, sigma) for index, sigma in chosen]
 
 
 def least_sure(points: Array, seen: Array, count: int) -> list[tuple[int, float]]:
@@ -115,13 +116,9 @@ def _point(record: Measurement, target: Target) -> Array:
     return np.concatenate([np.bincount(units.column, share, len(COLUMNS)), share @ units.features])
 
 
-def _as_record(subject: Subject, precision: str, target: str) -> Measurement:
-    return subject.record(target, precision, 1.0)
-
-
-def _row(subject: Subject, precision: str, sigma: float) -> dict[str, Any]:
+def _row(subject: Subject, precision: str, batch: int, sigma: float) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(PLAN_COLUMNS, "")
-    row |= {"model": subject.name, "kind": subject.kind, "input_size": subject.input_size, "batch": 1}
+    row |= {"model": subject.name, "kind": subject.kind, "input_size": subject.input_size, "batch": batch}
     return row | {"precision": precision, "description": subject.description, "uncertainty": round(sigma, 4)}
 
 

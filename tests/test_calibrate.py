@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from contextlib import closing
@@ -21,6 +22,7 @@ from nas.cost import cost_architecture, part_costs
 from nas.errors import UsageError
 from nas.latency import calibrated
 from nas.measure.design import part_pool
+from nas.measure.plan import write_plan
 from nas.measure.records import MeasurementStore
 from nas.measure.wanted import read_wanted
 from nas.population import PopulationCost, genes_of
@@ -206,6 +208,63 @@ def test_a_pack_timed_otherwise_is_left_out(tmp_path, monkeypatch, records):
     assert any("timed by 'other', the database's of npu_40tops by 'one'" in said for said in heard.said)
 
 
+def test_a_calibration_is_of_one_batch(tmp_path, records):
+    at_64 = [replace(record, batch=64, latency_s=50 * record.latency_s) for record in records[:12]]
+    where, heard = put(tmp_path, [*records[:11], *at_64]), Heard()
+    of_64 = run_calibration(TARGET, where, None, heard, batch=64)
+    assert of_64.stored is not None
+    assert of_64.stored.name == f"{TARGET}@batch64#1"
+    assert any("other batches are left out: 11 at batch 1" in said for said in heard.said)
+    assert of_64.report["about"].startswith("12 blocks and 0 networks measured at batch 64")
+    assert "a search, whose latency is of one, does not use it" in calibration_text(of_64)
+    of_1 = run_calibration(TARGET, where, None, Narrator(quiet=True)).stored
+    assert of_1 is not None
+    assert (of_1.name, of_1.calibration.batch) == (f"{TARGET}#1", 1)
+    assert of_1.calibration.identity != of_64.stored.calibration.identity
+    again = run_calibration(TARGET, where, None, Narrator(quiet=True), batch=64).stored
+    assert again is not None
+    assert again.name == of_64.stored.name
+    with closing(Store(where)) as store:
+        calibrations = CalibrationStore(store)
+        assert calibrations.newest(TARGET).name == of_1.name
+        assert calibrations.named(of_64.stored.name).calibration.batch == 64
+        with pytest.raises(UsageError, match=f"nas calibrate --target {TARGET} --batch 64`"):
+            calibrations.named(f"{TARGET}@batch64#9")
+
+
+def test_a_search_uses_calibrations_of_one_image_alone(tmp_path, records):
+    where, heard = put(tmp_path, [replace(record, batch=64) for record in records]), Heard()
+    run_calibration(TARGET, where, None, Narrator(quiet=True), batch=64)
+    targets = {TARGET: load_target(TARGET)}
+    _, latencies = calibrated(small_spec(), targets, where, None, heard)
+    assert latencies == {}
+    assert any("its calibration at batch 64 is not used" in said for said in heard.said)
+    with pytest.raises(UsageError, match="is of 64 images at once, but a search's latency is of one"):
+        calibrated(small_spec(search_calibrations=[f"{TARGET}@batch64#1"]), targets, where, None, heard)
+
+
+def test_calibrations_stored_before_batches_were_are_of_one_image(folder):
+    old = newest(folder).calibration.to_dict()
+    del old["batch"]
+    assert Calibration.from_dict(old) == newest(folder).calibration
+    text = json.dumps([old["target"], old["kind"], old["content"]], sort_keys=True)
+    assert Calibration.from_dict(old).identity == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_suggestions_are_of_one_batch(tmp_path, records):
+    where = put(tmp_path, records)
+    rows = suggest_measurements(TARGET, 2, where, None, preset="small", batch=64)
+    assert {row["batch"] for row in rows} == {64}
+    table = tmp_path / "next.csv"
+    table.write_text(suggestion_csv(rows))
+    assert [batch for _, _, batch in read_wanted(table)] == [64, 64]
+    with pytest.raises(UsageError, match="asks for batch 64: the files of a plan are of one image"):
+        write_plan(TARGET, tmp_path / "plan", Narrator(quiet=True), wanted=table)
+    table.write_text(table.read_text().replace(",64,", ",0,"))
+    with pytest.raises(UsageError, match="line 2: batch must be a positive whole number, but is '0'"):
+        read_wanted(table)
+
+
 def test_a_search_uses_the_newest_and_says_which(folder, tmp_path):
     study = run_search(small_spec(), folder, config="small", narrator=Narrator(quiet=True))
     plain = run_search(small_spec(), tmp_path, config="small", narrator=Narrator(quiet=True))
@@ -256,9 +315,7 @@ def test_suggestions_are_new_and_can_be_taken_in(folder, tmp_path, records):
     table = tmp_path / "next.csv"
     table.write_text(suggestion_csv([row | {"latency_ms": 1.0} for row in rows]))
     assert [record.subject for record in read_measurements(table, TARGET)] == [r["model"] for r in rows]
-    assert [(subject.name, precision) for subject, precision in read_wanted(table)] == [
-        (r["model"], "w8a8") for r in rows
-    ]
+    assert [(subject.name, *form) for subject, *form in read_wanted(table)] == [(r["model"], "w8a8", 1) for r in rows]
     said = suggestion_text(rows, "my_npu.toml", table, " --dir here")
     assert f"Next: nas measure plan --from {table} --target my_npu.toml" in said
     assert f"nas measure --device cpu --from {table} --target my_npu.toml --dir here" in said

@@ -13,6 +13,7 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, where_of, words
 
 @click.command()
 @click.option("--target", required=True, help="Accelerator, or a TOML file.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Images at once; a search uses those of 1.")
 @click.option("--suggest", type=int, help="Name that many measurements worth most instead.")
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path), help="Write them as a table for `nas measure --from`."
@@ -25,13 +26,13 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, where_of, words
 @JSON
 @QUIET
 def calibrate(
-    target: str, suggest: int | None, csv_file: Path | None, space: str, preset: str, precisions: str, folder: Path,
-    url: str | None, as_json: bool, quiet: bool,
+    target: str, batch: int, suggest: int | None, csv_file: Path | None, space: str, preset: str, precisions: str,
+    folder: Path, url: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Fit predictions of a target to its measurements, and store that for searches."""
     if suggest is not None:
         rows = nas.suggest_measurements(
-            target, suggest, folder, url, space=space, preset=preset, precisions=words(precisions)
+            target, suggest, folder, url, space=space, preset=preset, precisions=words(precisions), batch=batch
         )
         if csv_file is not None:
             nas.write_whole(csv_file, nas.suggestion_csv(rows))
@@ -43,7 +44,7 @@ def calibrate(
         return
     if csv_file is not None:
         raise nas.UsageError("--csv goes with --suggest")
-    outcome = nas.run_calibration(target, folder, url, nas.Narrator(quiet=quiet))
+    outcome = nas.run_calibration(target, folder, url, nas.Narrator(quiet=quiet), batch=batch)
     if as_json:
         name = outcome.stored.name if outcome.stored else None
         click.echo(json.dumps({"calibration": name, **outcome.report}, indent=2))

@@ -54,7 +54,7 @@ def run_measuring(
 
     models: timm names and exported folders. networks: how many to draw from the space. budget: block measurements, a
     block at one precision each; by default DEFAULT_BUDGET, none when models, networks or a table are asked for.
-    wanted: a table of suggested blocks, each in its own precision.
+    wanted: a table of suggested blocks, each in its own precision and at its own batch.
     minutes: when to stop. precisions: the device's usual ones by default. workers: processes that compile for a GPU.
     prepare_only: write or compile the graphs, time later.
     replace: drop what another version of the runtime, or another method, measured.
@@ -77,7 +77,7 @@ def run_measuring(
     if budget is None:
         budget = 0 if models or networks or wanted is not None else DEFAULT_BUDGET
     pairs = read_wanted(wanted) if wanted is not None else []
-    if unknown := [precision for _, precision in pairs if precision not in on.precisions]:
+    if unknown := [precision for _, precision, _ in pairs if precision not in on.precisions]:
         raise UsageError(
             f"{wanted} asks for {unknown[0]}: {on.runtime} on this device times {', '.join(on.precisions)}"
         )
@@ -87,7 +87,7 @@ def run_measuring(
         drawn = draw_networks(made, networks, seed)
         subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in drawn]
         subjects += chosen_blocks(made, described, -(-budget // len(chosen)), chosen, seed)
-    jobs = [Job(subject, precision, batch) for subject, precision in pairs]
+    jobs = [Job(*pair) for pair in pairs]
     jobs += [Job(subject, precision, batch) for subject in subjects for precision in chosen]
     measured = MeasurementStore(store)
     software = (on.runtime, on.runtime_version)

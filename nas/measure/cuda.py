@@ -225,7 +225,7 @@ def _replay(graph: Graph) -> Replay:
     chain = on_gpu(nn.Sequential(*modules), dtype)
     for module in chain.modules():
         if isinstance(getattr(module, "fused_attn", None), bool):
-            module.fused_attn = True  # as timm deploys it; what traces and exports it may have turned it off
+            setattr(module, "fused_attn", True)  # noqa: B010  as timm deploys it; tracing and exporting turn it off
     if graph.precision == "w8a8":
         quantize_(chain)
     return Replay(compiled(chain), random_image((graph.batch, *shape[1:]), dtype))

@@ -112,10 +112,12 @@ def _suggested(table: Path, blocks: int | None, precision: str | None) -> list[t
     if blocks is not None or precision is not None:
         raise UsageError("--budget and --precision go without --from: its lines say which blocks, and in which one")
     found = read_wanted(table)
-    for subject, _ in found:
+    for subject, _, batch in found:
+        if batch != 1:
+            raise UsageError(f"{table} asks for batch {batch}: the files of a plan are of one image")
         if not is_chainable(subject):
             raise UsageError(f"{table}: {subject.name} cannot be timed in a chain; take its line out")
-    return found
+    return [(subject, own) for subject, own, _ in found]
 
 
 def is_chainable(subject: Subject) -> bool:

@@ -131,7 +131,7 @@ def verify_study(
         found = {
             (record.subject, record.precision): record
             for record in measured.of(name)
-            if record.runtime_version == on.runtime_version
+            if record.runtime_version == on.runtime_version and record.batch == 1
         }
         predict = _Predictor(described, name, CalibrationStore(store))
     rows = []

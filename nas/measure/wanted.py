@@ -12,8 +12,8 @@ from nas.subjects import Subject, described_part, part_key
 _NEEDED = ("model", "kind", "input_size", "precision", "description")
 
 
-def read_wanted(path: Path) -> list[tuple[Subject, str]]:
-    """(block, precision) of every line. Raises UsageError, with the line, for anything that names no block."""
+def read_wanted(path: Path) -> list[tuple[Subject, str, int]]:
+    """(block, precision, batch) of every line. Raises UsageError, with the line, for anything that names no block."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -31,16 +31,19 @@ def read_wanted(path: Path) -> list[tuple[Subject, str]]:
     return list(dict.fromkeys(found))
 
 
-def _wanted(row: dict[str, str], place: str) -> tuple[Subject, str]:
+def _wanted(row: dict[str, str], place: str) -> tuple[Subject, str, int]:
     name, kind, size, precision, description = ((row[column] or "").strip() for column in _NEEDED)
     if kind != "block":
         raise UsageError(f"{place}: {name} is a {kind or 'thing of no kind'}, not a block; name networks with --model")
     if precision not in PRECISIONS:
         raise UsageError(f"{place}: unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    batch = (row.get("batch") or "1").strip()
+    if not batch.isdecimal() or int(batch) < 1:
+        raise UsageError(f"{place}: batch must be a positive whole number, but is {batch!r}")
     try:
         part = described_part(description)
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
     if part_key(description) != name or str(part.input_shape[-1]) != size:
         raise UsageError(f"{place}: the description of {name} was changed; keep the line as it was written")
-    return Subject(name, kind, part.input_shape[-1], description), precision
+    return Subject(name, kind, part.input_shape[-1], description), precision, int(batch)
