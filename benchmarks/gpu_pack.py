@@ -5,9 +5,9 @@
     python -m benchmarks.gpu_pack --dir FOLDER --minutes 3 --export hw_models/packs
 
 96 blocks and 60 networks to be predicted, 30 of timm and 30 drawn from the space (benchmarks/packs.py says how they are
-chosen), each in fp16 at batch 1 and batch 64. Blocks come first and networks of timm and of the space in turns, so that
-what is measured when the time is up can be studied. What is measured is kept; the same command goes on, and one with
-the subjects.json of another folder measures the same.
+chosen), each in fp16 at batch 1 and batch 64. The blocks worth most come first, then networks of timm and of the space
+in turns, then the other blocks, so that what is measured when the time is up can be studied. What is measured is kept;
+the same command goes on, and one with the subjects.json of another folder measures the same.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.packs import Design, export, load_jobs, measure
+from nas.measure.jobs import Job
 
 DESIGN = Design(
     target="h200",
@@ -37,6 +38,16 @@ DESIGN = Design(
 )  # fmt: skip
 """Fixed before anything of it was measured."""
 
+FIRST = 64
+"""Blocks that are measured before the networks."""
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """The first blocks, the networks, the other blocks; each in all its formats."""
+    subjects = list(dict.fromkeys(job.subject for job in jobs if job.subject.kind == "block"))
+    first = set(subjects[:FIRST])
+    return sorted(jobs, key=lambda job: 1 if job.subject.kind == "network" else 0 if job.subject in first else 2)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from nas.measure.cuda import CudaDevice
 
-    jobs = [job for job in every if job.subject.kind in args.kinds and job.batch in args.batch]
+    jobs = [job for job in in_order(every) if job.subject.kind in args.kinds and job.batch in args.batch]
     on = CudaDevice(args.workers)
     measure(jobs, on, DESIGN.target, args.dir, args.minutes, prepare_only=args.prepare_only)
     if args.export is not None:
