@@ -117,15 +117,20 @@ def import_(table: Path, target: str, replace: bool, folder: Path, url: str | No
 @SPACE
 @PRESET
 @click.option("--budget", type=int, default=12, show_default=True, help="Blocks.")
-@click.option("--precision", default="fp16", show_default=True, help="fp16, bf16 or fp32.")
+@click.option("--precision", "precisions", default="fp16", show_default=True, help="Of fp16, bf16 and fp32.")
 @click.option("--batch", type=int, default=64, show_default=True)
 @SEED
 @JSON
 @QUIET
-def gap(as_json: bool, quiet: bool, **asked: Any) -> None:
+def gap(as_json: bool, quiet: bool, precisions: str, **asked: Any) -> None:
     """Time blocks on a CUDA GPU as a chain of kernels and as one fused kernel, beside the cost model's ratio."""
-    found = nas.measure_gap(nas.Narrator(quiet=quiet), **asked)
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else nas.gap_text(found))
+    gaps = nas.measure_gap(nas.Narrator(quiet=quiet), precisions=words(precisions), **asked)
+    if as_json:
+        click.echo(json.dumps([gap.to_dict() for gap in gaps], indent=2))
+    else:
+        click.echo("\n\n".join(map(nas.gap_text, gaps)))
+    if left := [f"{name} in {gap.precision}" for gap in gaps for name in gap.left_out]:
+        raise nas.NasError(f"{len(left)} blocks have no figure, {left[0]} first: see above")
 
 
 @measure.command()

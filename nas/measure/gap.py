@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hw_models import Target, estimate_part
 from nas.bits import costed_precision, put_precision
 from nas.cost import part_workload
-from nas.errors import NasError, UsageError
+from nas.errors import UsageError
 from nas.measure.ask import chosen_blocks, known_target
 from nas.measure.graphs import randomize_
 from nas.measure.timing import Timing, summarize, time_in_turns
@@ -94,55 +94,65 @@ def measure_gap(
     space: str = "metaformer",
     preset: str = "mobile",
     budget: int = 12,
-    precision: str = "fp16",
+    precisions: Sequence[str] = ("fp16",),
     batch: int = 64,
     seed: int = 0,
-) -> Gap:
-    """Time `budget` blocks of a space in three ways on the current GPU.
+) -> list[Gap]:
+    """Time `budget` blocks of a space in three ways on the current GPU, in each precision.
 
-    Raises UsageError without a CUDA device or Triton and for what does not exist, NasError when a fused kernel
-    computes something else than its block.
+    Compilers keep what they made on disk: a second run takes a second or two a block. Raises UsageError without a CUDA
+    device or Triton and for what does not exist.
     """
     from nas.measure import cuda
     from nas.measure.replay import gpu_state
 
-    if precision not in TOLERANCES:
-        raise UsageError(f"fused kernels compute in {', '.join(TOLERANCES)}, not {precision!r}")
+    if not precisions:
+        raise UsageError("name at least one precision")
+    if unknown := [precision for precision in precisions if precision not in TOLERANCES]:
+        raise UsageError(f"fused kernels compute in {', '.join(TOLERANCES)}, not {unknown[0]!r}")
     if budget < 1 or batch < 1:
         raise UsageError("--budget and --batch must be positive")
     cuda.require_cuda("run `nas measure gap` on a machine with an NVIDIA GPU and torch's CUDA wheel")
     require_triton()
     name = target or cuda.cuda_target()
     described = known_target(name)
-    subjects = blocks_with_kernel(space, preset, described, budget, precision, seed)
-    if not subjects:
+    designs = {
+        costed: blocks_with_kernel(space, preset, described, budget, costed, seed)
+        for costed in dict.fromkeys(map(costed_precision, precisions))
+    }
+    if not all(designs.values()):
         raise UsageError(f"no block of {space}/{preset} has a fused kernel; see docs/measuring.md for which have")
-    rows, left_out, rng = [], {}, np.random.default_rng(seed)
-    with cuda.tuned_libraries(), narrator.bar("blocks") as update:
-        for number, subject in enumerate(subjects):
-            update(number, len(subjects), subject.name)
-            try:
-                rows.append(_one(subject, described, precision, batch, rng))
-            except (torch.cuda.OutOfMemoryError, _Left) as error:
-                left_out[subject.name] = str(error).splitlines()[0]
-            torch.compiler.reset()
-        update(len(subjects), len(subjects), "")
-        state = gpu_state()
-    return Gap(described.name, precision, batch, tuple(rows), left_out, state)
+    gaps = []
+    for precision in dict.fromkeys(precisions):
+        rows, left_out, rng = [], {}, np.random.default_rng(seed)
+        subjects = designs[costed_precision(precision)]
+        with cuda.tuned_libraries(), narrator.bar(f"blocks in {precision}") as update:
+            for number, subject in enumerate(subjects):
+                update(number, len(subjects), subject.name)
+                try:
+                    rows.append(_one(subject, described, precision, batch, rng))
+                except (torch.cuda.OutOfMemoryError, _Left) as error:
+                    left_out[subject.name] = str(error).splitlines()[0]
+                torch.compiler.reset()
+            update(len(subjects), len(subjects), "")
+            gaps.append(Gap(described.name, precision, batch, tuple(rows), left_out, gpu_state()))
+    return gaps
 
 
 class _Left(Exception):
-    """A block without a figure."""
+    """A block without a figure: a kernel that cannot be compiled or computes something else, a time that spreads."""
 
 
 def blocks_with_kernel(space: str, preset: str, target: Target, count: int, precision: str, seed: int) -> list[Subject]:
-    """The first `count` blocks of the design (`nas.measure.design`) that have a fused kernel. Raises UsageError."""
+    """The first `count` blocks of the design (`nas.measure.design`) that have a fused kernel. precision: in which the
+    cost model chooses. Raises UsageError.
+    """
     try:
         made = load_space(space, preset=preset, mixers=MIXERS)
     except ValueError as error:
         raise UsageError(str(error)) from error
     found = []
-    for subject in chosen_blocks(made, target, 20 * count, [costed_precision(precision)], seed):
+    for subject in chosen_blocks(made, target, 20 * count, [precision], seed):
         try:
             fused_block(subject.build()[0])
         except UsageError:
@@ -174,9 +184,9 @@ def _one(subject: Subject, target: Target, precision: str, batch: int, rng: np.r
         raise _Left(f"its fused kernel: {str(failure) or type(failure).__name__}") from failure
     error = largest_error(fused, block, image)
     if not error <= TOLERANCES[precision]:
-        raise NasError(
+        raise _Left(
             f"the fused kernel of {subject.name} is {error:.2g} off its block in {precision}, more than "
-            f"{TOLERANCES[precision]:g} of the largest value: its time means nothing"
+            f"{TOLERANCES[precision]:g} of the largest value, and its time means nothing"
         )
     runs: dict[str, Callable[[Tensor], Tensor]] = {
         "eager": block, "compiled": cuda.compiled(block), "fused": fused

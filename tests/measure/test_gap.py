@@ -65,7 +65,7 @@ def test_what_nvidia_smi_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"), [({"precision": "w8a8"}, "fp32, fp16, bf16, not 'w8a8'"), ({"budget": 0}, "must be positive")]
+    ("asked", "said"), [({"precisions": ["w8a8"]}, "fp32, fp16, bf16, not 'w8a8'"), ({"budget": 0}, "must be positive")]
 )
 def test_what_cannot_be_asked_for(asked: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
