@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hw_models import Target, estimate_part
 from hw_models.families import part_units
-from nas.bits import put_precision
+from nas.bits import costed_precision, put_precision
 from nas.cost import part_workload
 from search_spaces.architecture import Architecture
 from search_spaces.parts import NetworkPart, network_parts
@@ -56,7 +56,7 @@ def part_features(part: NetworkPart, target: Target, precisions: tuple[str, ...]
     """Shares of the predicted time by kernel family and log2 of that time, at each precision."""
     features = []
     for precision in precisions:
-        workload = put_precision(part_workload(part), precision)
+        workload = put_precision(part_workload(part), costed_precision(precision))
         seconds = part_units(estimate_part(workload, target, (False, False)), 1.0).by_column()
         total = max(seconds.sum(), 1e-9)
         features += [*(seconds / total), _TIME_WEIGHT * np.log2(total)]

@@ -53,3 +53,10 @@ def test_drawn_networks_are_distinct_and_repeatable() -> None:
     assert len({arch.key for arch in first}) == 5
     single = _SPACE.restrict({name.name: [name.values[0]] for name in _SPACE.choices})
     assert len(draw_networks(single, 5, 3)) == 1
+
+
+def test_bf16_is_costed_as_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.design.POOL", 20)
+    target = load_target("h200")
+    chosen, as_fp16 = (choose_parts(_SPACE, target, 4, (precision,), 0, 10, 3) for precision in ("bf16", "fp16"))
+    assert [part.spec for part in chosen] == [part.spec for part in as_fp16]

@@ -1,0 +1,69 @@
+"""What a measurement pack holds, in which order it is measured, and how it is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_pack, packs
+from benchmarks.cpu_pack import TIMM, design
+from hw_models.measurements import read_measurements
+from nas.measure.design import part_pool
+from nas.measure.jobs import Job
+from nas.measure.records import MeasurementStore
+from nas.store import Store
+from nas.subjects import named_subject, part_subject
+from search_spaces import load_space
+
+_DESIGNS = (gpu_pack.DESIGN, *map(design, TIMM))
+
+
+def _folder(path: Path, blocks: int) -> Path:
+    """With the choice of an earlier call: some blocks, then two networks."""
+    parts = part_pool(load_space("metaformer", "small"), blocks, 0, 10, 3)[:blocks]
+    subjects = [*map(part_subject, parts), named_subject("resnet18"), named_subject("lcnet_100")]
+    (path / "subjects.json").write_text(json.dumps([[s.name, s.kind, s.input_size, s.description] for s in subjects]))
+    return path
+
+
+@pytest.mark.parametrize("own", _DESIGNS, ids=lambda own: own.target)
+def test_no_block_is_of_the_family_of_a_network_to_be_predicted(own: packs.Design) -> None:
+    taken = {packs.family(name) for name in own.timm}
+    left = [name for name in packs.SOURCES if packs.family(name) not in taken]
+    assert len(left) >= 20
+    assert len(set(own.timm)) == len(own.timm)
+
+
+def test_networks_of_timm_and_of_the_space_take_turns() -> None:
+    own = replace(gpu_pack.DESIGN, timm=gpu_pack.DESIGN.timm[:2], drawn=(("mobile", 1), ("small", 2)))
+    found = [subject.name for subject in packs.networks(own)]
+    assert [name.startswith("arch:") for name in found] == [False, True, False, True, True]
+
+
+def test_first_blocks_then_networks_then_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_pack, "FIRST", 2)
+    jobs = packs.load_jobs(_folder(tmp_path, 3), gpu_pack.DESIGN)
+    ordered = gpu_pack.in_order(jobs)
+    assert sorted(map(str, ordered)) == sorted(map(str, jobs))
+    assert [(job.subject.kind, job.batch) for job in ordered] == [
+        (kind, batch) for kind in ("block", "block", "network", "network", "block") for batch in (1, 64)
+    ]
+
+
+def test_a_pack_is_written_in_the_order_of_the_design(tmp_path: Path) -> None:
+    jobs = packs.load_jobs(_folder(tmp_path, 3), gpu_pack.DESIGN)
+    records = [_measured(job) for job in jobs]
+    other = replace(records[0], precision="fp32")  # not of the pack
+    MeasurementStore(Store(tmp_path, create=True)).put([other, *reversed(records)])
+    packs.export(jobs, "h200", tmp_path, tmp_path / "out")
+    blocks = read_measurements(tmp_path / "out" / "h200.csv")
+    networks = read_measurements(tmp_path / "out" / "held_out" / "h200_networks.csv")
+    assert blocks == [record for record in records if record.kind == "block"]
+    assert networks == [record for record in records if record.kind == "network"]
+
+
+def _measured(job: Job):
+    return job.subject.record("h200", job.precision, 1e-3, batch=job.batch)
