@@ -67,9 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     jobs = [job for job in in_order(every) if job.subject.kind in args.kinds and job.batch in args.batch]
     on = CudaDevice(args.workers)
-    measure(jobs, on, DESIGN.target, args.dir, args.minutes, prepare_only=args.prepare_only)
-    if args.export is not None:
-        export(every, DESIGN.target, args.dir, args.export)
+    try:
+        measure(jobs, on, DESIGN.target, args.dir, args.minutes, prepare_only=args.prepare_only)
+    finally:  # what is measured is worth keeping, whatever ended it
+        if args.export is not None:
+            export(every, DESIGN.target, args.dir, args.export)
 
 
 if __name__ == "__main__":

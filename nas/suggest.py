@@ -149,8 +149,12 @@ def suggestion_text(rows: Sequence[dict[str, Any]], target: str, table: Path | N
         lines.append("Next: the same with --csv next.csv, which the commands that time them read")
     else:
         asked = f"--from {table} --target {target}"
-        lines += [
-            f"Next: nas measure plan {asked} --out to_time    ONNX files to time on a board, and the table to fill in",
-            f"      nas measure --device cpu {asked}{where}    or, where the target is this machine, all at once",
-        ]
+        here = f"nas measure --device cpu {asked}{where}"
+        if any(row["batch"] != 1 for row in rows):  # a plan's files are of one image
+            lines.append(f"Next: {here}    where the target is this machine (a GPU: --device cuda)")
+        else:
+            lines += [
+                f"Next: nas measure plan {asked} --out to_time    ONNX files to time on a board, and the table to fill in",
+                f"      {here}    or, where the target is this machine, all at once (a GPU: --device cuda)",
+            ]
     return "\n".join(lines)

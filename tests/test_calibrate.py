@@ -232,6 +232,17 @@ def test_a_calibration_is_of_one_batch(tmp_path, records):
             calibrations.named(f"{TARGET}@batch64#9")
 
 
+def test_a_pack_of_two_batches_serves_both(tmp_path, monkeypatch, records):
+    pack = [replace(record, batch=batch) for record in records for batch in (1, 64)]
+    monkeypatch.setattr("nas.calibrate.list_packs", lambda: ["made_up"])
+    monkeypatch.setattr("nas.calibrate.load_pack", lambda name: pack)
+    heard = Heard()
+    with closing(Store(tmp_path, create=True)) as store:
+        found = gather(TARGET, MeasurementStore(store), heard, 64)
+    assert [record.batch for record in found] == [64] * len(records)
+    assert any(f"other batches are left out: {len(records)} at batch 1" in said for said in heard.said)
+
+
 def test_a_search_uses_calibrations_of_one_image_alone(tmp_path, records):
     where, heard = put(tmp_path, [replace(record, batch=64) for record in records]), Heard()
     run_calibration(TARGET, where, None, Narrator(quiet=True), batch=64)
@@ -258,6 +269,7 @@ def test_suggestions_are_of_one_batch(tmp_path, records):
     table = tmp_path / "next.csv"
     table.write_text(suggestion_csv(rows))
     assert [batch for _, _, batch in read_wanted(table)] == [64, 64]
+    assert "nas measure plan" not in suggestion_text(rows, TARGET, table)
     with pytest.raises(UsageError, match="asks for batch 64: the files of a plan are of one image"):
         write_plan(TARGET, tmp_path / "plan", Narrator(quiet=True), wanted=table)
     table.write_text(table.read_text().replace(",64,", ",0,"))
