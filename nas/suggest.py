@@ -153,8 +153,9 @@ def suggestion_text(rows: Sequence[dict[str, Any]], target: str, table: Path | N
         if any(row["batch"] != 1 for row in rows):  # a plan's files are of one image
             lines.append(f"Next: {here}    where the target is this machine (a GPU: --device cuda)")
         else:
+            plan = f"nas measure plan {asked} --out to_time"
             lines += [
-                f"Next: nas measure plan {asked} --out to_time    ONNX files to time on a board, and the table to fill in",
+                f"Next: {plan}    ONNX files to time on a board, and the table to fill in",
                 f"      {here}    or, where the target is this machine, all at once (a GPU: --device cuda)",
             ]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import NasError
-from nas.measure.pool import NoRoomError
+from nas.measure.worker import NoRoomError
 
 
 class CpuOpener:

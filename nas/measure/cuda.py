@@ -16,9 +16,10 @@ from nas.errors import NasError, UsageError
 from nas.measure.graphs import randomize_
 from nas.measure.int8 import quantize_
 from nas.measure.jobs import Graph, Job
-from nas.measure.pool import Here, NoRoomError, Opened, Pool, Progress
+from nas.measure.pool import Here, Opened, Pool, Progress
 from nas.measure.replay import Replay, gpu_state
 from nas.measure.timing import Sentinel
+from nas.measure.worker import NoRoomError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "w8a8": torch.float16}
 """Precision -> number format of the module; w8a8: of all but the layers that multiply in int8."""

@@ -8,24 +8,24 @@ others wait, so that the device runs nothing but what is timed.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import NasError
 from nas.measure.timing import Runner
+from nas.measure.worker import LostError, NoRoomError, Opener, work
 
 GRACE_S = 10.0
 """How long a graph that is being opened may still take when the time is up."""
@@ -33,37 +33,12 @@ GRACE_S = 10.0
 LONGEST_S = 120.0
 """A time that a worker does not give within this is lost."""
 
+LEAVE_S = 3.0
+"""How long workers may take to leave."""
+
 POLL_S = 1.0
 TRIES = 2
 """How often a graph is opened that is lost with a worker which another graph killed."""
-
-
-class NoRoomError(NasError):
-    """What does not fit the memory of the device, beside what is open already."""
-
-
-class LostError(NasError):
-    """Open graphs that can no longer be timed: `things`."""
-
-    def __init__(self, reason: str, things: Sequence[Hashable]) -> None:
-        super().__init__(reason)
-        self.things = tuple(things)
-
-
-class Opener(Protocol):
-    """What opens graphs. Pickled; each worker has its own."""
-
-    def begin(self) -> None:
-        """Once, before anything is opened. Raises NasError when nothing can be."""
-        ...
-
-    def open(self, thing: Any) -> Runner:
-        """Raises NoRoomError, and NasError for whatever else."""
-        ...
-
-    def forget(self) -> None:
-        """Free what compilers and libraries keep of runners that are gone."""
-        ...
 
 
 @dataclass
@@ -202,9 +177,12 @@ class Pool:
                 worker.send("forget")
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers: those that are not busy leave by themselves, and take what they keep outside with them."""
         for worker in self._workers:
-            worker.end()
+            worker.send("end")
+        until = time.monotonic() + LEAVE_S
+        for worker in self._workers:
+            worker.end(max(0.0, until - time.monotonic()))
         self._workers.clear()
 
 
@@ -232,7 +210,7 @@ class _Worker:
         self._count = 0
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
-        self._process: SpawnProcess = spawn.Process(target=_work, args=(theirs, opener), daemon=True)
+        self._process: SpawnProcess = spawn.Process(target=work, args=(theirs, opener), daemon=True)
         with _deaf():
             self._process.start()
         theirs.close()
@@ -268,8 +246,10 @@ class _Worker:
             return f"was killed by signal {-code} ({signal.Signals(-code).name}); is there memory enough?"
         return f"ended with status {code}"
 
-    def end(self) -> None:
+    def end(self, patience_s: float = 0.0) -> None:
+        """Kill it, unless it leaves within its patience."""
         self.is_alive = False
+        self._process.join(patience_s)
         self._process.kill()
         self._process.join(5)
         self.pipe.close()
@@ -308,52 +288,3 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _work(pipe: Any, pickled: bytes) -> None:
-    """A worker's life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # before torch is imported: there is a worker per processor
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        opener: Opener = pickle.loads(pickled)
-        opener.begin()
-    except Exception as error:  # of an import, a driver, a library
-        pipe.send(("broken", f"a worker could not start: {type(error).__name__}: {error}"))
-        return
-    pipe.send(("ready",))
-    runners: dict[int, Runner] = {}
-    with suppress(EOFError, OSError):  # the other end is gone
-        while True:
-            message = pipe.recv()
-            if message[0] == "forget":
-                runners.clear()
-                opener.forget()
-            else:
-                pipe.send(_answer(opener, runners, *message))
-
-
-def _answer(opener: Opener, runners: dict[int, Runner], what: str, *about: Any) -> tuple[Any, ...]:
-    try:
-        if what == "time":
-            number, count = about
-            return ("times", runners[number].times_s(count))
-        thing, keep, number = about
-        runner = opener.open(thing)
-        if keep:
-            runners[number] = runner
-        else:
-            del runner
-            opener.forget()
-    except NoRoomError as error:
-        return ("no room", str(error))
-    except Exception as error:  # compilers and drivers raise what they like
-        return ("failed", str(error) if isinstance(error, NasError) else f"{type(error).__name__}: {error}")
-    return ("opened",)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -12,9 +12,10 @@ import numpy as np
 from hw_models.measurements import Measurement
 from nas.errors import Interrupted, NasError, UsageError
 from nas.measure.jobs import Graph, Job
-from nas.measure.pool import NoRoomError, Opened
+from nas.measure.pool import Opened
 from nas.measure.records import MeasurementStore
 from nas.measure.turns import TRIES, Device, Outcome, Session, graphs_of, name_of, time_group
+from nas.measure.worker import NoRoomError
 from nas.progress import Narrator
 
 TURN = 16

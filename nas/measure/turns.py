@@ -17,8 +17,9 @@ from hw_models.measurements import Measurement
 from nas.errors import NasError
 from nas.measure import device
 from nas.measure.jobs import Graph, Job
-from nas.measure.pool import LostError, Opened, Progress
+from nas.measure.pool import Opened, Progress
 from nas.measure.timing import FEWEST_CALM, Sentinel, Slices, summarize, time_in_turns
+from nas.measure.worker import LostError
 
 TRIES = 3
 """How often a time whose spread is too wide is taken before it is refused."""

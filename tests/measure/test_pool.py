@@ -19,7 +19,8 @@ from torch import nn
 from nas.errors import NasError
 from nas.measure.cuda import allow_many_graphs, compiled, first_lines, slowest_first, usual_workers
 from nas.measure.jobs import Graph
-from nas.measure.pool import Here, LostError, NoRoomError, Opener, Pool
+from nas.measure.pool import Here, Pool
+from nas.measure.worker import LostError, NoRoomError, Opener
 from nas.subjects import Subject
 
 _ROOT = Path(__file__).parents[2]
