@@ -4,7 +4,8 @@
     python -m benchmarks.supernet_memory --measure --out studies/results/supernet_memory_h200
 
 --measure takes the training step itself (bf16 autocast, gradients, clipping, AdamW) for each of the networks and reads
-the most that torch had allocated and reserved, beside the computed figure, and how long the step took.
+the most that torch had allocated and reserved, beside the computed figure, and how long the step took. The result is
+written anew after each network.
 
 Method: the supernet is built on the meta device, where tensors have shapes and no storage. Parameters, gradients and
 the two AdamW moments are counted in float32. Activations are what autograd keeps of one forward pass of the step's
@@ -35,6 +36,8 @@ from search_spaces.space import SearchSpace
 from search_spaces.supernet import Supernet
 
 GIB = 2**30
+BYTES_OF_WEIGHT = 4 * 4
+"""The weight, its gradient and two moments of AdamW, in float32."""
 
 
 def saved_bytes(supernet: Supernet, arch: Architecture, batch: int, dtype: torch.dtype) -> int:
@@ -104,6 +107,26 @@ class Measured:
         update(self._weights, self._optimizer, self._spec, 0, Group(0, 1, torch.device("cuda")))
 
 
+def result_of(
+    rows: list[dict[str, Any]], options: argparse.Namespace, space: SearchSpace, parameters: int, is_measured: bool
+) -> dict[str, Any]:
+    """All that is known after some of the networks."""
+    worst = max(rows, key=lambda row: row["peak_bf16_GiB"])
+    how = "measured" if is_measured else "computed, not measured"
+    return {
+        "what": f"memory of a training step, batch {options.batch}, {space.max_resolution} px, {how}",
+        "space": f"metaformer/{options.preset}, mixers {options.mixers}",
+        **provenance(),
+        "parameters": parameters,
+        "weights, gradients, AdamW moments": f"{parameters * BYTES_OF_WEIGHT / GIB:.2f} GiB in float32",
+        "peak": f"{worst['peak_bf16_GiB']:.1f} GiB in bf16 ({worst['mixer']}), "
+        f"{max(row['peak_fp32_GiB'] for row in rows):.1f} GiB in fp32; one 80 GB GPU has 74.5 GiB",
+        **measured_facts(rows),
+        "method": " ".join((__doc__ or "").split("Method: ")[1].split()),
+        "networks": rows,
+    }
+
+
 def measured_facts(rows: list[dict[str, Any]]) -> dict[str, str]:
     """What a result says of measured rows; nothing where there are none."""
     if "reserved_bf16_GiB" not in rows[0]:
@@ -136,7 +159,7 @@ def main() -> None:
     with torch.device("meta"):
         supernet = Supernet(space, options.classes).train()
     parameters = sum(parameter.numel() for parameter in supernet.parameters())
-    fixed = parameters * 4 * 4
+    fixed = parameters * BYTES_OF_WEIGHT
     measured = Measured(space, options.classes, options.batch) if options.measure else None
     rows: list[dict[str, Any]] = []
     everywhere = [str(word) for word in space["stage1.mixer"].values]
@@ -154,21 +177,7 @@ def main() -> None:
             row |= measured.row(arch)
         rows.append(row)
         print(row, flush=True)
-    worst = max(rows, key=lambda row: row["peak_bf16_GiB"])
-    how = "measured" if measured is not None else "computed, not measured"
-    result = {
-        "what": f"memory of a training step, batch {options.batch}, {space.max_resolution} px, {how}",
-        "space": f"metaformer/{options.preset}, mixers {options.mixers}",
-        **provenance(),
-        "parameters": parameters,
-        "weights, gradients, AdamW moments": f"{fixed / GIB:.2f} GiB in float32",
-        "peak": f"{worst['peak_bf16_GiB']:.1f} GiB in bf16 ({worst['mixer']}), "
-        f"{max(row['peak_fp32_GiB'] for row in rows):.1f} GiB in fp32; one 80 GB GPU has 74.5 GiB",
-        **measured_facts(rows),
-        "method": " ".join((__doc__ or "").split("Method: ")[1].split()),
-        "networks": rows,
-    }
-    write_result(options.out, result, list(rows[0]))
+        write_result(options.out, result_of(rows, options, space, parameters, measured is not None), list(rows[0]))
     print(options.out.with_suffix(".md").read_text())
 
 

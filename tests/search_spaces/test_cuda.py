@@ -1,7 +1,8 @@
 """What a GPU computes is what the processor computes: every mixer, forward and backward. Needs a GPU.
 
 torch before 2.13 had wrong gradients of padded average pooling in channels-last order, without a word
-(https://github.com/pytorch/pytorch/issues/188344), and networks that pool learned half of what they can.
+(https://github.com/pytorch/pytorch/issues/188344): this test fails there for `pool` alone, and networks that pool reach
+25 to 45 percent of CIFAR-10 where they should reach 58 to 63.
 """
 
 from __future__ import annotations
@@ -39,9 +40,12 @@ def test_a_gpu_computes_outputs_and_gradients_of_the_processor(mixer: str) -> No
         DIM, kernel=family.kernels[-1], expansion=2.0, role_width=16, activation="gelu", **bound_size(mixer, SIDE)
     ).train()
     x, seen = torch.randn(4, DIM, SIDE, SIDE), torch.randn(4, DIM, SIDE, SIDE)
-    found = gradients(copy.deepcopy(layer), x, seen, "cuda")
-    for name, expected in gradients(layer, x, seen, "cpu").items():
-        assert (found[name] - expected).norm() <= 1e-3 * expected.norm() + 1e-5, name
+    found, expected = gradients(copy.deepcopy(layer), x, seen, "cuda"), gradients(layer, x, seen, "cpu")
+    rounding = 1e-5 * max(
+        float(tensor.norm()) for tensor in expected.values()
+    )  # a bias before BatchNorm has no gradient
+    for name, tensor in expected.items():
+        assert (found[name] - tensor).norm() <= 1e-3 * tensor.norm() + rounding, name
 
 
 def gradients(layer: nn.Module, x: Tensor, seen: Tensor, device: str) -> dict[str, Tensor]:
