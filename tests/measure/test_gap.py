@@ -24,6 +24,8 @@ def subjects() -> list[Subject]:
 def test_blocks_are_of_mixers_with_a_kernel(subjects: list[Subject]) -> None:
     assert len(subjects) == 3
     assert len(set(subjects)) == 3
+    mixers = [subject.record("any", "fp16", 1.0).described()["arguments"]["mixer"] for subject in subjects]
+    assert len(set(mixers)) == 3  # mixers take turns
     for subject in subjects:
         assert subject.record("any", "fp16", 1.0).described()["arguments"]["mixer"] in MIXERS
 

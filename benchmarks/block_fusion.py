@@ -1,6 +1,6 @@
 """What fusing whole blocks is worth on a GPU: blocks of a space as a chain of kernels and as one (`nas measure gap`).
 
-    python -m benchmarks.gpu_gap --out studies/results
+    python -m benchmarks.block_fusion --out studies/results
 
 A second run finds the compilers' work on disk and takes a second or two a block.
 """
@@ -36,6 +36,7 @@ def rows_of(gap: Gap) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
+    parser.add_argument("--name", default="block_fusion_h200", help="of the files of results")
     parser.add_argument("--budget", type=int, default=12, help="blocks")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precision", nargs="+", default=["fp16", "bf16"])
@@ -58,7 +59,7 @@ def main() -> None:
         "median of fused kernels": medians,
         "blocks": [row for gap in gaps for row in rows_of(gap)],
     }
-    write_result(args.out / "gpu_gap", result, columns=COLUMNS, rows="blocks")
+    write_result(args.out / args.name, result, columns=COLUMNS, rows="blocks")
 
 
 if __name__ == "__main__":
