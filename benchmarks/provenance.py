@@ -28,8 +28,9 @@ def provenance() -> dict[str, str]:
 
 
 def _placeless(word: str) -> str:
-    """An absolute path says nothing to who repeats the command elsewhere."""
-    return "FOLDER" if Path(word).is_absolute() else word
+    """An absolute path, also behind `--name=`, says nothing to who repeats the command elsewhere."""
+    name, equals, value = word.rpartition("=")
+    return name + equals + "FOLDER" if Path(value).is_absolute() else word
 
 
 def _processor() -> str:

@@ -148,8 +148,9 @@ def _inherited(spec: StudySpec, ranking: Ranking, args: argparse.Namespace) -> d
     problem = pose(spec, args.dir)
     trained = train_for(problem, args.dir, Narrator(quiet=True))
     best = max(ranking.networks, key=lambda network: network.one_shot.top1)
-    with one_thread():
-        shared = problem.evaluator(trained.supernet, trained.identity).evaluate(best.architecture, "val").accuracy
+    with one_thread() as streams:
+        scorer = problem.evaluator(trained.supernet, trained.identity)
+        shared = scorer.evaluate(best.architecture, "val", streams).accuracy
     return {
         "network": str(best.architecture),
         "shared": shared.to_dict(),

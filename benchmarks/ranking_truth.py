@@ -46,9 +46,10 @@ def rescored(known: Ranking, spec: StudySpec, folder: Path, narrator: Narrator) 
         problem.space.encode(network.architecture)
     trained = train_for(problem, folder, narrator)
     evaluator = problem.evaluator(trained.supernet, trained.identity)
-    with one_thread():
+    with one_thread() as streams:
         networks = [
-            replace(network, one_shot=evaluator.evaluate(network.architecture).accuracy) for network in known.networks
+            replace(network, one_shot=evaluator.evaluate(network.architecture, streams=streams).accuracy)
+            for network in known.networks
         ]
     return replace(
         known,

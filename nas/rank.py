@@ -228,9 +228,9 @@ def publish(ranking: Ranking) -> None:
 
 def _one_shot(evaluator: Evaluator, drawn: Sequence[Drawn], narrator: Narrator) -> dict[int, Accuracy]:
     found = {}
-    with one_thread(), narrator.bar("scoring with shared weights") as update:
+    with one_thread() as streams, narrator.bar("scoring with shared weights") as update:
         for done, each in enumerate(drawn, start=1):
-            found[each.number] = evaluator.evaluate(each.architecture).accuracy
+            found[each.number] = evaluator.evaluate(each.architecture, streams=streams).accuracy
             update(done, len(drawn), "")
     return found
 

@@ -198,10 +198,10 @@ class Workshop:
         return Outcome(training.number, arch, home.name, self.spec.steps, False, search, val, finished)
 
     def _scored(self, network: MetaFormerNet, arch: Architecture, identity: str) -> tuple[Accuracy, Accuracy]:
-        with one_thread():
+        with one_thread() as streams:
             prepared = self._scoring.prepare_network(network, arch, identity)
-            search = self._scoring.score(prepared, arch, "search", "stand-alone")
-            return search, self._scoring.score(prepared, arch, "val", "stand-alone", self.val_images)
+            search = self._scoring.score(prepared, arch, "search", "stand-alone", streams=streams)
+            return search, self._scoring.score(prepared, arch, "val", "stand-alone", self.val_images, streams)
 
     def _review(self, training: Training, home: Path, done: int, network: MetaFormerNet) -> None:
         """At a rung: write down the quantized accuracy so far, and end a training that is hopeless."""
@@ -209,9 +209,9 @@ class Workshop:
         if done not in self.halving.rungs(self.spec.steps):
             return
         copied = copy.deepcopy(network).cpu().eval()
-        with one_thread():
+        with one_thread() as streams:
             prepared = self._scoring.prepare_network(copied, training.architecture, home.name)
-            accuracy = self._scoring.score(prepared, training.architecture, "search", "stand-alone")
+            accuracy = self._scoring.score(prepared, training.architecture, "search", "stand-alone", streams=streams)
         rung = Rung(training.number, done, training.costs, accuracy)
         board = self.folder / "trainings" / f"rungs-{self.halving.name}"
         if not self.halving.goes_on(rung, board):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -138,6 +139,18 @@ def test_a_full_disk_keeps_what_was_committed(tmp_path, store):
     kept = store.trials("s")
     assert kept == trials[: len(kept)]
     assert 1 <= len(kept) < 100
+
+
+def test_a_copy_of_the_database_file_alone_has_what_was_committed(tmp_path, store):
+    store.put_study("s", "id", "config", StudySpec())
+    trials = [made_trial(number) for number in range(3)]
+    for trial in trials:
+        store.add_trial("s", trial)
+    copied = tmp_path / "elsewhere"
+    copied.mkdir()
+    shutil.copy(tmp_path / "nas.db", copied)  # while it is open, as after kill -9
+    with closing(Store(copied)) as other:
+        assert other.trials("s") == trials
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
