@@ -151,7 +151,7 @@ def gather(target: str, measured: MeasurementStore, narrator: Narrator, batch: i
     if others:
         counts = Counter(record.batch for record in {record.thing: record for record in others}.values())
         listed = ", ".join(f"{count} at batch {other}" for other, count in sorted(counts.items()))
-        narrator.say(f"measurements of other batches are left out: {listed} (`nas calibrate --batch` is of one)")
+        narrator.say(f"measurements of other batches are left out: {listed} (a calibration is of one: --batch)")
     return list(found.values())
 
 

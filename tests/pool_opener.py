@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,17 @@ class DyingOpener(CpuOpener):
 
     def begin(self) -> None:
         os._exit(3)
+
+
+class SlowToForget(CpuOpener):
+    """A driver that takes its time to free memory; a file of the folder says that a process has done it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def forget(self) -> None:
+        time.sleep(0.5)
+        (self.folder / str(os.getpid())).touch()
 
 
 class Quick:

@@ -31,7 +31,7 @@ GRACE_S = 10.0
 """How long a graph that is being opened may still take when the time is up."""
 
 LONGEST_S = 120.0
-"""A time that a worker does not give within this is lost."""
+"""A worker that does not give a time, or let go of what it has, within this is lost."""
 
 LEAVE_S = 3.0
 """How long workers may take to leave."""
@@ -70,7 +70,7 @@ class Here:
             self._opener.begin()
             self._begun = True
         opened = Opened()
-        for thing in things:
+        for done, thing in enumerate(things, start=1):
             if until is not None and time.monotonic() > until:
                 break
             try:
@@ -81,7 +81,7 @@ class Here:
                 opened.runners.clear()
                 self._opener.forget()
             if update is not None:
-                update(len(opened), len(things))
+                update(done, len(things))
         return opened
 
     def forget(self) -> None:
@@ -168,13 +168,14 @@ class Pool:
         return [thing for thing in worker.things if opened.runners.pop(thing, None) is not None]
 
     def forget(self) -> None:
-        """All workers let go of what they have open."""
+        """All workers have let go of what they had open when this returns; those that cannot are ended."""
+        for worker in self._workers:
+            worker.things.clear()
+            worker.send("forget")
         for worker in list(self._workers):
-            if not worker.is_alive:
+            if not worker.has_forgotten():
+                worker.end()
                 self._workers.remove(worker)
-            else:
-                worker.things.clear()
-                worker.send("forget")
 
     def close(self) -> None:
         """End the workers: those that are not busy leave by themselves, and take what they keep outside with them."""
@@ -230,6 +231,10 @@ class _Worker:
         except (EOFError, OSError):
             self.is_alive = False
             return None
+
+    def has_forgotten(self) -> bool:
+        """Whether it lives and says so."""
+        return self.is_alive and self.pipe.poll(LONGEST_S) and self.receive() == ("forgotten",)
 
     def runner(self, thing: Any) -> Runner:
         """What it has just opened."""

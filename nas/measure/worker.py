@@ -64,6 +64,7 @@ def work(pipe: Any, pickled: bytes) -> None:
             if message[0] == "forget":
                 runners.clear()
                 opener.forget()
+                pipe.send(("forgotten",))  # the next graph may need the memory of all workers
             else:
                 pipe.send(_answer(opener, runners, *message))
 

@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from pool_opener import BrokenOpener, CpuOpener, DyingOpener
+from pool_opener import BrokenOpener, CpuOpener, DyingOpener, SlowToForget
 from torch import nn
 
 from nas.errors import NasError
@@ -79,6 +78,24 @@ def test_a_device_that_fails_while_timing_loses_what_its_worker_has(pool: Pool, 
     pool.forget()
 
 
+def test_a_worker_that_was_killed_while_it_waited_is_replaced(pool: Pool) -> None:
+    opened = pool.open(["quick 1", "quick 2"])
+    os.kill(int(opened.runners["quick 1"].times_s(1)[0]), signal.SIGKILL)
+    pool.forget()
+    opened = pool.open(["quick 3", "quick 4"])
+    assert not opened.failed
+    assert sorted(opened.runners) == ["quick 3", "quick 4"]
+    pool.forget()
+
+
+def test_what_is_let_go_of_is_free_when_forgetting_returns(tmp_path: Path) -> None:
+    slow = Pool(SlowToForget(tmp_path), 2)
+    slow.open(["quick 1", "quick 2"])
+    slow.forget()
+    assert len(list(tmp_path.iterdir())) >= 1
+    slow.close()
+
+
 def test_the_time_that_is_up_ends_the_opening(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.measure.pool.GRACE_S", 0.2)
     monkeypatch.setattr("nas.measure.pool.POLL_S", 0.1)
@@ -111,6 +128,9 @@ def test_this_process_is_a_pool_too() -> None:
     assert opened.runners["quick 1"].times_s(1)[0] == os.getpid()
     assert len(opened.failed) == 2
     assert not here.open(["quick 3"], until=time.monotonic() - 1).runners
+    told = []
+    here.open(["quick 1", "fails 2", "quick 3"], keep=False, update=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 _PARENT = """
@@ -191,4 +211,3 @@ def test_what_compiles_longest_is_begun_first() -> None:
     graphs.append(Graph(network, "fp16", 64, 1))
     assert [graphs.index(graph) for graph in slowest_first(graphs)] == [3, 2, 1, 0]
     assert usual_workers() >= 1
-    assert np.isfinite(usual_workers())
