@@ -202,6 +202,17 @@ def test_the_minutes_hold_for_opening_too(tmp_path: Path, pooled: _Pooled) -> No
     assert (outcome.left, outcome.refused, outcome.measured) == (1, {}, [])
 
 
+def test_minutes_that_are_short_of_a_whole_group_still_measure_a_part(
+    tmp_path: Path, pooled: _Pooled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.measure.run.TIMED_S", 30.0)  # two graphs a job: all three would want 180 s
+    store = MeasurementStore(Store(tmp_path, create=True))
+    jobs = [job for job in _jobs(3) if job.precision == "fp32"]
+    outcome = measure_jobs(jobs, pooled, "core", store, _QUIET, minutes=2.5)
+    assert outcome.measured
+    assert len(outcome.measured) + outcome.left + len(outcome.refused) == len(jobs)
+
+
 def test_groups_keep_the_order_and_their_size() -> None:
     jobs = _jobs(3)
     made = groups(jobs)
