@@ -33,11 +33,6 @@ def _key(target: str, batch: int) -> str:
     return target if batch == 1 else f"{target}{_BATCH}{batch}"
 
 
-def _command(key: str) -> str:
-    target, mark, batch = key.rpartition(_BATCH)
-    return f"`nas calibrate --target {target} --batch {batch}`" if mark else f"`nas calibrate --target {key}`"
-
-
 @dataclass(frozen=True)
 class Stored:
     """A calibration with its place in the database. name: how a study and a person refer to it, `npu_40tops#2`, or
@@ -100,7 +95,10 @@ class CalibrationStore:
         number = int(version) if version.isdigit() else 0
         found = self._first(sa.select(_CALIBRATIONS).where(sa.and_(table.target == target, table.version == number)))
         if found is None:
-            raise UsageError(f"no calibration {name!r} in {self.url}; make one with {_command(target)}")
+            of_one_image = target.rpartition(_BATCH)[0] or target  # a search would refuse another batch
+            raise UsageError(
+                f"no calibration {name!r} in {self.url}; make one with `nas calibrate --target {of_one_image}`"
+            )
         return found
 
     def _first(self, query: sa.Select[tuple[object, ...]]) -> Stored | None:

@@ -228,7 +228,7 @@ def test_a_calibration_is_of_one_batch(tmp_path, records):
         calibrations = CalibrationStore(store)
         assert calibrations.newest(TARGET).name == of_1.name
         assert calibrations.named(of_64.stored.name).calibration.batch == 64
-        with pytest.raises(UsageError, match=f"nas calibrate --target {TARGET} --batch 64`"):
+        with pytest.raises(UsageError, match=f"nas calibrate --target {TARGET}`"):
             calibrations.named(f"{TARGET}@batch64#9")
 
 

@@ -74,6 +74,8 @@ def run_measuring(
         )
     if wanted is not None and precisions and not (budget or networks or models):
         raise UsageError("--precision goes without --from: its lines say in which precision each block is wanted")
+    if wanted is not None and batch != 1 and not (budget or networks or models):
+        raise UsageError("--batch goes without --from: its lines say at which batch each block is wanted")
     if budget is None:
         budget = 0 if models or networks or wanted is not None else DEFAULT_BUDGET
     pairs = read_wanted(wanted) if wanted is not None else []

@@ -228,6 +228,7 @@ def test_groups_keep_the_order_and_their_size() -> None:
         ({"threads": 4096}, "--threads must be 1 to"),
         ({"budget": 0}, "must be positive"),
         ({"target": "nonesuch"}, "unknown target"),
+        ({"models": [], "wanted": Path("next.csv"), "batch": 64}, "--batch goes without --from"),
     ],
 )
 def test_what_cannot_be_measured_is_said(tmp_path: Path, asked: dict[str, object], said: str) -> None:
