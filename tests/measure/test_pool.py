@@ -134,9 +134,10 @@ def test_this_process_is_a_pool_too() -> None:
 
 
 _PARENT = """
-import sys, time
+import signal, sys, time
 from nas.measure.pool import Pool
 from pool_opener import CpuOpener
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started all this with it ignored
 pool = Pool(CpuOpener(), 2)
 opened = pool.open(["quick 1", "quick 2"])
 print(*{int(runner.times_s(1)[0]) for runner in opened.runners.values()}, flush=True)
