@@ -215,16 +215,13 @@ def _one(subject: Subject, target: Target, precision: str, batch: int, rng: np.r
 
 def largest_error(fused: nn.Module, block: nn.Module, image: Tensor) -> float:
     """Largest difference of two modules on one input, relative to the largest value, the second in 32-bit floats."""
-    exact = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.no_grad():
-            found = fused(image).float()
-            dtype = next(block.parameters()).dtype
-            expected = block.float()(image.float())
-            block.to(dtype)
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = exact
+    from nas.measure.cuda import exact_products
+
+    with torch.no_grad(), exact_products():
+        found = fused(image).float()
+        dtype = next(block.parameters()).dtype
+        expected = block.float()(image.float())
+        block.to(dtype)
     return float((found - expected).abs().max() / expected.abs().max())
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas.measure.cuda import exact_products
 from search_spaces.mixers import MIXERS
 from search_spaces.network import bound_size
 
@@ -25,11 +26,8 @@ DIM, SIDE = 32, 8
 
 @pytest.fixture(autouse=True)
 def _in_32_bits() -> Iterator[None]:
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    yield
-    cudnn.allow_tf32, matmul.allow_tf32 = before
+    with exact_products():
+        yield
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
