@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure(jobs, on, DESIGN.target, args.dir, args.minutes, prepare_only=args.prepare_only)
     finally:  # what is measured is worth keeping, whatever ended it
         if args.export is not None:
-            export(every, DESIGN.target, args.dir, args.export)
+            export(every, DESIGN, args.dir, args.export)
 
 
 if __name__ == "__main__":

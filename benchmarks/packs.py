@@ -60,7 +60,8 @@ class Design:
 
     timm: networks to be predicted, each at its own input size; drawn: (preset, networks) of the space, with `seed`.
     blocks: how many. formats: (precision, batch) in which each is measured. shortest_s, longest_s: predicted times of
-    blocks that are worth their measuring. clock_s: scatter of a measured time that does not shrink with it.
+    blocks that are worth their measuring. clock_s: scatter of a measured time that does not shrink with it. further: name
+    of a set of networks beside the first.
     """
 
     target: str
@@ -72,6 +73,7 @@ class Design:
     shortest_s: float
     longest_s: float
     clock_s: float = CLOCK_S
+    further: str = ""
 
 
 def family(model: str) -> str:
@@ -83,6 +85,8 @@ def family(model: str) -> str:
 
 def blocks(design: Design) -> list[Subject]:
     """The blocks to measure, the one worth most first."""
+    if not design.blocks:
+        return []
     target = load_target(design.target)
     taken = {family(name) for name in design.timm}
     sources = [name for name in SOURCES if family(name) not in taken]
@@ -181,17 +185,20 @@ def measure(
     return outcome
 
 
-def export(jobs: Sequence[Job], target: str, folder: Path, out: Path) -> None:
+def export(jobs: Sequence[Job], design: Design, folder: Path, out: Path) -> None:
     """Write all measurements of `jobs` in the folder's database, in the order of the jobs: out/TARGET.csv with the
-    blocks and out/held_out/TARGET_networks.csv.
+    blocks and out/held_out/TARGET_networks.csv (or TARGET_FURTHER_networks.csv), where there are any.
     """
     place = {(job.subject.name, job.precision, job.batch): number for number, job in enumerate(jobs)}
     keyed = {
         (record.subject, record.precision, record.batch): record
-        for record in MeasurementStore(Store(folder)).of(target)
+        for record in MeasurementStore(Store(folder)).of(design.target)
     }
     records = [keyed[key] for key in sorted(keyed.keys() & place.keys(), key=place.__getitem__)]
-    for kind, name in (("block", target), ("network", f"held_out/{target}_networks")):
-        path = out / f"{name}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(measurements_csv([record for record in records if record.kind == kind]))
+    words = "_".join(word for word in (design.target, design.further, "networks") if word)
+    for kind, name in (("block", design.target), ("network", f"held_out/{words}")):
+        rows = [record for record in records if record.kind == kind]
+        if rows:
+            path = out / f"{name}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(measurements_csv(rows))

@@ -29,12 +29,20 @@ def _folder(path: Path, blocks: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("own", _DESIGNS, ids=lambda own: own.target)
+@pytest.mark.parametrize("own", [own for own in _DESIGNS if own.blocks], ids=lambda own: own.target)
 def test_no_block_is_of_the_family_of_a_network_to_be_predicted(own: packs.Design) -> None:
     taken = {packs.family(name) for name in own.timm}
     left = [name for name in packs.SOURCES if packs.family(name) not in taken]
     assert len(left) >= 20
     assert len(set(own.timm)) == len(own.timm)
+
+
+@pytest.mark.parametrize("own", [own for own in _DESIGNS if not own.blocks], ids=lambda own: own.further)
+def test_further_networks_are_of_no_family_that_was_seen(own: packs.Design) -> None:
+    names = (*packs.SOURCES, *(name for other in _DESIGNS if other != own for name in other.timm))
+    assert not {packs.family(name) for name in own.timm} & {packs.family(name) for name in names}
+    assert len(set(own.timm)) == 15
+    assert packs.blocks(own) == []
 
 
 def test_networks_of_timm_and_of_the_space_take_turns() -> None:
@@ -58,11 +66,16 @@ def test_a_pack_is_written_in_the_order_of_the_design(tmp_path: Path) -> None:
     records = [_measured(job) for job in jobs]
     other = replace(records[0], precision="fp32")  # not of the pack
     MeasurementStore(Store(tmp_path, create=True)).put([other, *reversed(records)])
-    packs.export(jobs, "h200", tmp_path, tmp_path / "out")
+    packs.export(jobs, gpu_pack.DESIGN, tmp_path, tmp_path / "out")
     blocks = read_measurements(tmp_path / "out" / "h200.csv")
     networks = read_measurements(tmp_path / "out" / "held_out" / "h200_networks.csv")
     assert blocks == [record for record in records if record.kind == "block"]
     assert networks == [record for record in records if record.kind == "network"]
+
+    further = replace(gpu_pack.DESIGN, further="second")
+    packs.export([job for job in jobs if job.subject.kind == "network"], further, tmp_path, tmp_path / "more")
+    assert read_measurements(tmp_path / "more" / "held_out" / "h200_second_networks.csv") == networks
+    assert not (tmp_path / "more" / "h200.csv").exists()
 
 
 def _measured(job: Job):
