@@ -87,6 +87,18 @@ def load_target(name_or_path: str | Path) -> Target:
     return parse_target(data, path.stem, text)
 
 
+def check_target_name(name: str, where: str) -> None:
+    """Raises TargetError for a name with an "@": before that stands an objective ("latency@h200"), and behind it the
+    batch of a calibration ("h200@batch64"). where: what gave the name.
+    """
+    if "@" in name:
+        cure = name.replace("@", "_")
+        raise TargetError(
+            f"{where}: a target's name must not hold '@', which parts a target from the batch of its calibrations, but "
+            f"is {name!r}; call it {cure!r}"
+        )
+
+
 def _inherit(where: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     """The tables of a file completed by those of the target it is like, whose sources then name that
     target.
@@ -139,6 +151,7 @@ def _toml_problem(path: Path, error: tomllib.TOMLDecodeError) -> str:
 def parse_target(data: Mapping[str, Any], name: str, file: str = "") -> Target:
     """A target from the tables of its TOML file; `file` is named in errors. Raises TargetError."""
     where = f"target file {file or name}"
+    check_target_name(name, where)
     if "like" in data:
         data = _inherit(where, data)
     _check_keys(where, "", data, (*TEXTS, *_SECTIONS))

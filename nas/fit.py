@@ -16,7 +16,7 @@ from rich.text import Text
 from hw_models import Target, load_target
 from hw_models.fit import TargetFit, fit_target
 from hw_models.measurements import Measurement, MeasurementError, read_measurements
-from hw_models.target_file import TargetError
+from hw_models.target_file import TargetError, check_target_name
 from hw_models.target_text import target_text
 from nas.bits import PRECISIONS, put_precision
 from nas.errors import UsageError
@@ -46,6 +46,7 @@ def fit_target_file(measurements: str | Path, like: str, out: str | Path, force:
     if path.exists() and not force:
         raise UsageError(f"{path} exists; name another file, or replace it with --force")
     try:
+        check_target_name(path.stem, f"--out {path}")
         target = load_target(like)
         rows = read_measurements(source, None if _names_targets(source) else path.stem, check_subject)
     except (TargetError, MeasurementError) as error:

@@ -91,5 +91,8 @@ def test_bad_names_are_one_clear_line(table: Path, tmp_path: Path) -> None:
         fit_target_file(table, "npu_40top", tmp_path / "out.toml")
     with pytest.raises(UsageError, match=r"out\.txt must end in \.toml"):
         fit_target_file(table, "npu_40tops", tmp_path / "out.txt")
+    with pytest.raises(UsageError, match=r"x@batch64\.toml: a target's name must not hold '@'"):
+        fit_target_file(table, "npu_40tops", tmp_path / "x@batch64.toml")
+    assert not (tmp_path / "x@batch64.toml").exists()
     with pytest.raises(UsageError, match=r"cannot read .*absent\.csv"):
         fit_target_file(tmp_path / "absent.csv", "npu_40tops", tmp_path / "out.toml")

@@ -17,6 +17,7 @@ from hw_models.measurements import (
     measurements_csv,
     read_measurements,
 )
+from hw_models.target_file import TargetError, check_target_name
 from nas.errors import UsageError
 from nas.measure.ask import target_name
 from nas.measure.jobs import CHAIN, CHAINED, LED
@@ -70,11 +71,12 @@ def import_measurements(
     name = target_name(target)
     empty: list[int] = []
     try:
+        check_target_name(name, f"--target {target}")
         records = read_measurements(path, name, check_measured, empty)
         records = unchained(records, str(path))
         check_one_version(records, str(path))
         check_one_method(records, str(path))
-    except MeasurementError as error:
+    except (TargetError, MeasurementError) as error:
         raise UsageError(str(error)) from error
     today = datetime.date.today().isoformat()
     records = [_with_origin(record, path, today) for record in records]

@@ -48,6 +48,15 @@ def test_user_file_loads(tmp_path: Path) -> None:
     assert load_target(path).name == "mine"
 
 
+@pytest.mark.parametrize("name", ["h200@batch64", "my@npu"])
+def test_a_name_like_those_of_calibrations_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.toml"
+    path.write_text((TARGETS_FOLDER / "npu_40tops.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    cure = name.replace("@", "_")
+    with pytest.raises(TargetError, match=f"{name}.toml: a target's name must not hold '@'.*call it '{cure}'"):
+        load_target(path)
+
+
 def test_duplicated_key_is_shown(tmp_path: Path) -> None:
     text = (TARGETS_FOLDER / "npu_40tops.toml").read_text(encoding="utf-8")
     line = next(line for line in text.splitlines() if line.startswith("cores"))
