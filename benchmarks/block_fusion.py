@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.packs import Stamped
+from benchmarks.narrator import Stamped
 from benchmarks.provenance import provenance, write_result
 from nas.measure.gap import Gap, gap_text, measure_gap
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product, zip_longest
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.narrator import Stamped
 from hw_models import Target, load_target
 from hw_models.families import Units
 from hw_models.measurements import measurements_csv
@@ -27,7 +27,6 @@ from nas.measure.goals import CLOCK_S, least_variance, log_latency_vector, scatt
 from nas.measure.jobs import Job
 from nas.measure.records import MeasurementStore
 from nas.measure.run import Device, Outcome, measure_jobs
-from nas.progress import Narrator
 from nas.store import Store
 from nas.subjects import Subject, architecture_subject, canonical, described_part, named_subject, part_subject
 from nas.timm_parts import timm_descriptions
@@ -157,17 +156,6 @@ def load_jobs(folder: Path, design: Design) -> list[Job]:
         path.write_text(json.dumps(kept))
     subjects = [Subject(*row) for row in json.loads(path.read_text())]
     return [Job(subject, *form) for subject in subjects for form in design.formats]
-
-
-class Stamped(Narrator):
-    """Says with every line after how many seconds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._begin = time.monotonic()
-
-    def say(self, text: str) -> None:
-        super().say(f"{time.monotonic() - self._begin:5.0f} s  {text}")
 
 
 def measure(

@@ -73,7 +73,7 @@ def test_a_table_in_another_encoding_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["h200@batch64", "h200@batch64.toml"])
 def test_times_of_a_target_named_like_a_calibration_are_refused(tmp_path: Path, target: str) -> None:
     table = _table(tmp_path, "resnet18,224,w8a8,1.5,SDK,2.0")
-    with pytest.raises(UsageError, match="--target h200@batch64.*must not hold '@'.*call it 'h200_batch64'"):
+    with pytest.raises(UsageError, match=r"--target h200@batch64.*must not hold '@'.*call it 'h200_batch64'"):
         import_measurements(table, target, tmp_path, None)
     assert not (tmp_path / "nas.db").exists()
 
