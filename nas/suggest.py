@@ -24,8 +24,10 @@ from hw_models.families import COLUMNS, FEATURES, Units
 from hw_models.measurements import PRECISIONS, Measurement
 from nas.calibrate import record_units
 from nas.errors import UsageError
-from nas.measure.ask import IN_CHANS, NUM_CLASSES
+from nas.measure.ask import DEVICES, IN_CHANS, NUM_CLASSES
+from nas.measure.cuda import KNOWN_GPUS
 from nas.measure.design import part_pool
+from nas.measure.device import KNOWN_CPUS
 from nas.measure.plan import COLUMNS as PLAN_COLUMNS
 from nas.measure.plan import is_chainable
 from nas.measure.records import MeasurementStore
@@ -145,17 +147,26 @@ def suggestion_text(rows: Sequence[dict[str, Any]], target: str, table: Path | N
             f"{row['model']}  {what:<14} {described['channels']} channels at {row['input_size']} in {row['precision']}"
             f"  (unsure by {row['uncertainty']:.0%} at least)"
         )
+    return "\n".join([*lines, *_how_to_time(target, rows[0]["batch"] if rows else 1, table, where)])
+
+
+def _how_to_time(target: str, batch: int, table: Path | None, where: str) -> list[str]:
+    """The commands that time a table's blocks: here, where the target is of a kind that this program can run on, from
+    files on a board, or either. Raises UsageError for an unknown target.
+    """
+    described = find_target(target)
+    device = DEVICES.get(described.kind)
+    is_known = described.name in (*KNOWN_CPUS.values(), *KNOWN_GPUS.values())
+    asked = f"--from {table} --target {target}"
+    ways = []
+    if batch == 1 and not is_known:
+        ways.append(f"nas measure plan {asked} --out to_time    ONNX files to time elsewhere, and the table to fill in")
+    if device is not None:
+        ways.append(f"nas measure --device {device} {asked}{where}    on the machine with that {described.kind}")
+    if not ways:
+        return [
+            f"Next: leave out --batch {batch}: {target} is timed from the files of `nas measure plan`, of one image"
+        ]
     if table is None:
-        lines.append("Next: the same with --csv next.csv, which the commands that time them read")
-    else:
-        asked = f"--from {table} --target {target}"
-        here = f"nas measure --device cpu {asked}{where}"
-        if any(row["batch"] != 1 for row in rows):  # a plan's files are of one image
-            lines.append(f"Next: {here}    where the target is this machine (a GPU: --device cuda)")
-        else:
-            plan = f"nas measure plan {asked} --out to_time"
-            lines += [
-                f"Next: {plan}    ONNX files to time on a board, and the table to fill in",
-                f"      {here}    or, where the target is this machine, all at once (a GPU: --device cuda)",
-            ]
-    return "\n".join(lines)
+        return ["Next: the same with --csv next.csv, which the commands that time them read"]
+    return [f"{'Next:' if number == 0 else '  or:'} {way}" for number, way in enumerate(ways)]

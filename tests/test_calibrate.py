@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_study import small_spec
 
-from hw_models import load_target
+from hw_models import list_targets, load_target
 from hw_models.calibration import Calibration
 from hw_models.families import COLUMNS, FEATURES
 from hw_models.measurements import read_measurements
@@ -269,7 +269,9 @@ def test_suggestions_are_of_one_batch(tmp_path, records):
     table = tmp_path / "next.csv"
     table.write_text(suggestion_csv(rows))
     assert [batch for _, _, batch in read_wanted(table)] == [64, 64]
-    assert "nas measure plan" not in suggestion_text(rows, TARGET, table)
+    for said in (suggestion_text(rows, TARGET, table), suggestion_text(rows, TARGET)):
+        assert "Next: leave out --batch 64: npu_40tops is timed from the files of `nas measure plan`" in said
+        assert "--device" not in said
     with pytest.raises(UsageError, match="asks for batch 64: the files of a plan are of one image"):
         write_plan(TARGET, tmp_path / "plan", Narrator(quiet=True), wanted=table)
     table.write_text(table.read_text().replace(",64,", ",0,"))
@@ -328,12 +330,27 @@ def test_suggestions_are_new_and_can_be_taken_in(folder, tmp_path, records):
     table.write_text(suggestion_csv([row | {"latency_ms": 1.0} for row in rows]))
     assert [record.subject for record in read_measurements(table, TARGET)] == [r["model"] for r in rows]
     assert [(subject.name, *form) for subject, *form in read_wanted(table)] == [(r["model"], "w8a8", 1) for r in rows]
-    said = suggestion_text(rows, "my_npu.toml", table, " --dir here")
-    assert f"Next: nas measure plan --from {table} --target my_npu.toml" in said
-    assert f"nas measure --device cpu --from {table} --target my_npu.toml --dir here" in said
     assert "--csv next.csv" in suggestion_text(rows, TARGET)
     with pytest.raises(UsageError, match="at least 1"):
         suggest_measurements(TARGET, 0, folder, None)
+
+
+def test_suggestions_are_timed_on_what_the_target_is(folder, tmp_path):
+    """A processor of a kind that `nas measure` runs on is timed here, a board from files, and either may be what is
+    unknown.
+    """
+    rows = suggest_measurements(TARGET, 1, folder, None, preset="small")
+    table = tmp_path / "next.csv"
+    for name in list_targets():
+        device = {"cpu": "cpu", "gpu": "cuda"}.get(load_target(name).kind)
+        lines = suggestion_text(rows, name, table, " --dir here").splitlines()[1:]
+        here = f"nas measure --device {device} --from {table} --target {name} --dir here"
+        assert [here in line for line in lines if "--device" in line] == [True] * (device is not None), lines
+        is_met = name in {"epyc_zen3_core", "epyc_zen5_core", "h100", "h200"}
+        plan = f"nas measure plan --from {table} --target {name} --out"
+        assert [plan in line for line in lines if "plan" in line] == [True] * (not is_met), lines
+        (at_64,) = suggestion_text([row | {"batch": 64} for row in rows], name, table).splitlines()[1:]
+        assert ("--device" in at_64, "leave out --batch" in at_64) == (device is not None, device is None)
 
 
 def test_a_suggestion_in_an_unknown_precision_is_refused(tmp_path):

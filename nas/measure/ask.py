@@ -21,7 +21,8 @@ from nas.subjects import Subject, architecture_subject, named_subject, part_subj
 from search_spaces import load_space
 from search_spaces.space import SearchSpace
 
-DEVICES = ("cpu", "cuda")
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+"""Kind of a target -> what `nas measure --device` calls one at this machine; boards of other kinds are out of reach."""
 
 DEFAULT_BUDGET = 200
 NUM_CLASSES, IN_CHANS = 1000, 3
@@ -115,7 +116,7 @@ def open_device(device: str, folder: Path, threads: int, workers: int | None = N
 
         return CudaDevice(workers)
     if device != "cpu":
-        raise UsageError(f"unknown device {device!r}; known: {', '.join(DEVICES)}")
+        raise UsageError(f"unknown device {device!r}; known: {', '.join(DEVICES.values())}")
     from nas.measure.cpu import CpuDevice
 
     return CpuDevice(folder, threads)
