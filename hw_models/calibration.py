@@ -115,13 +115,15 @@ def measured_calibration(
 
 
 def transferred_calibration(target: str, known: Transfer, batch: int = 1) -> Calibration:
-    """Factors of other devices alone."""
+    """Factors of other devices alone. Those of other batches are used too, and `about` says so."""
     devices = ", ".join(known.devices[:3])
     more = len(known.devices) - 3
+    measured_at = ", ".join(map(str, known.batches))
     about = (
-        f"no measurement of {target} is used: family factors transferred from {devices}"
+        f"no measurement of {target} is used: family factors at batch {measured_at} transferred from {devices}"
         + (f" and {more} more" if more > 0 else "")
         + f"; 90 percent interval a factor {np.exp(known.log_spread):.2g} either way"
+        + ("" if batch in known.batches else f"; nothing was measured at batch {batch}, where neither may hold")
     )
     content = {
         "prior": _prior_data(known.prior),

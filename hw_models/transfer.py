@@ -37,7 +37,8 @@ class DeviceFactors:
     """Factors of one measured device, precision and runtime.
 
     log_factors: column -> natural logarithm, of the informative columns only. log_errors: measured over predicted, of
-    every sample, when the prediction came from the other devices of its kind alone; empty when there are none.
+    every sample, when the prediction came from the other devices of its kind alone; empty when there are none. batch:
+    images at once that all its samples are of.
     """
 
     device: str
@@ -47,6 +48,7 @@ class DeviceFactors:
     samples: int
     log_factors: Mapping[str, float]
     log_errors: tuple[float, ...] = ()
+    batch: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,6 +126,11 @@ class Transfer:
         """From whom, in words: those of the same stack first."""
         ordered = sorted(self.sources, key=lambda one: (stack_of(one.target)[1] != self.stack, one.device))
         return list(dict.fromkeys(one.device for one in ordered))
+
+    @property
+    def batches(self) -> list[int]:
+        """Images at once that the devices were measured at."""
+        return sorted({one.batch for one in self.sources})
 
     @property
     def log_spread(self) -> float:

@@ -59,6 +59,11 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
     known = transfer(target, published_factors())
     if known is not None and target.stack == UNKNOWN_STACK:
         narrator.say(f"{target.name} names no stack: it is taken for an {target.kind} of no known vendor's")
+    if known is not None and batch not in known.batches:
+        narrator.warn(
+            f"what other devices tell of {target.name} was measured at batch {', '.join(map(str, known.batches))}, not "
+            f"at {batch}"
+        )
     with closing(Store(folder, url, create=True)) as store:
         records = gather(target.name, MeasurementStore(store), narrator, batch)
         calibrations = CalibrationStore(store)

@@ -13,9 +13,10 @@ import pytest
 from small_study import small_spec
 
 from hw_models import list_targets, load_target
-from hw_models.calibration import Calibration
+from hw_models.calibration import Calibration, transferred_calibration
 from hw_models.families import COLUMNS, FEATURES
 from hw_models.measurements import read_measurements
+from hw_models.transfer import published_factors, transfer
 from nas.calibrate import calibration_text, gather, record_units, run_calibration
 from nas.calibrations import CalibrationStore
 from nas.cost import cost_architecture, part_costs
@@ -144,6 +145,31 @@ def test_too_few_measurements_are_said_and_not_used(tmp_path, records):
     assert outcome.report["needed"] == 10
     assert any("has 6 measurements, a calibration needs at least 10: they are not used" in said for said in heard.said)
     assert "90 percent interval a factor" in calibration_text(outcome)
+
+
+def test_a_transferred_calibration_says_of_which_batch_it_is(tmp_path):
+    """No device has published enough at more than one image, so another batch takes those factors, and says so."""
+    heard = Heard()
+    at_64 = run_calibration("h200", tmp_path, None, heard, batch=64)
+    assert at_64.stored is not None
+    assert at_64.stored.name == "h200@batch64#1"
+    text = calibration_text(at_64)
+    assert "family factors at batch 1 transferred from NVIDIA Jetson" in text
+    assert "nothing was measured at batch 64, where neither may hold" in text
+    assert any("tell of h200 was measured at batch 1, not at 64" in said for said in heard.said)
+    heard = Heard()
+    at_1 = run_calibration("h200", tmp_path, None, heard)
+    assert "at batch 1 transferred" in calibration_text(at_1)
+    assert "nothing was measured at" not in calibration_text(at_1)
+    assert not any("was measured at batch" in said for said in heard.said)
+
+
+def test_the_batch_of_factors_is_that_of_their_devices():
+    known = transfer(load_target("h200"), [replace(one, batch=64) for one in published_factors()])
+    assert known is not None
+    assert "nothing was measured at" not in transferred_calibration("h200", known, 64).about
+    assert "at batch 64 transferred" in transferred_calibration("h200", known, 1).about
+    assert "nothing was measured at batch 1," in transferred_calibration("h200", known, 1).about
 
 
 def test_without_kin_a_target_stays_uncalibrated_loudly(tmp_path):
