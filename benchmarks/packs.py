@@ -26,7 +26,8 @@ from nas.measure.design import draw_networks, part_pool
 from nas.measure.goals import CLOCK_S, least_variance, log_latency_vector, scatter
 from nas.measure.jobs import Job
 from nas.measure.records import MeasurementStore
-from nas.measure.run import Device, Outcome, measure_jobs
+from nas.measure.run import measure_jobs
+from nas.measure.session import Device, Outcome
 from nas.store import Store
 from nas.subjects import Subject, architecture_subject, canonical, described_part, named_subject, part_subject
 from nas.timm_parts import timm_descriptions

@@ -13,7 +13,8 @@ from nas.measure.design import choose_parts, draw_networks
 from nas.measure.jobs import Job
 from nas.measure.methods import methods_asked, refuse_other_methods
 from nas.measure.records import MeasurementStore, refuse_other_software
-from nas.measure.run import Device, Outcome, measure_jobs
+from nas.measure.run import measure_jobs
+from nas.measure.session import Device, Outcome
 from nas.measure.wanted import read_wanted
 from nas.progress import Narrator
 from nas.store import Store

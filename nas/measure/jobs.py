@@ -92,6 +92,17 @@ class Job:
         return Graph(subject, self.precision, self.batch, copies, led)
 
 
+def name_of(job: Job) -> str:
+    """In words; no two jobs of one call have the same."""
+    batch = f", batch {job.batch}" if job.batch != 1 else ""
+    return f"{job.subject.name} at {job.subject.input_size} in {job.precision}{batch}"
+
+
+def graphs_of(jobs: Sequence[Job]) -> list[Graph]:
+    """The distinct graphs of jobs."""
+    return list(dict.fromkeys(graph for job in jobs for graph, _ in job.terms))
+
+
 def is_chained(part: dict[str, Any]) -> bool:
     """Whether a described part writes a map like the one it reads."""
     arguments = part["arguments"]

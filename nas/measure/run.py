@@ -11,10 +11,11 @@ import numpy as np
 
 from hw_models.measurements import Measurement
 from nas.errors import Interrupted, NasError, UsageError
-from nas.measure.jobs import Graph, Job
+from nas.measure.jobs import Graph, Job, graphs_of, name_of
 from nas.measure.pool import Opened
 from nas.measure.records import MeasurementStore
-from nas.measure.turns import TRIES, Device, Outcome, Session, graphs_of, name_of, time_group
+from nas.measure.session import Device, Outcome, Session
+from nas.measure.turns import TRIES, time_group
 from nas.measure.worker import NoRoomError
 from nas.progress import Narrator
 

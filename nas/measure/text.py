@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hw_models.measurements import Measurement
-from nas.measure.run import Outcome
+from nas.measure.session import Outcome
 from nas.units import SECONDS, format_quantity
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.measurements import Measurement
-from nas.errors import NasError
 from nas.measure import device
-from nas.measure.jobs import Graph, Job
-from nas.measure.pool import Opened, Progress
-from nas.measure.timing import FEWEST_CALM, Sentinel, Slices, summarize, time_in_turns
+from nas.measure.jobs import Job, graphs_of, name_of
+from nas.measure.pool import Opened
+from nas.measure.session import Session
+from nas.measure.timing import FEWEST_CALM, Slices, summarize, time_in_turns
 from nas.measure.worker import LostError
 
 TRIES = 3
@@ -26,60 +24,6 @@ TRIES = 3
 
 REST_S = 1.0
 """Between tries."""
-
-
-class Device(Protocol):
-    """Something that runs graphs. usual: the precisions that are timed when none is asked for. workers: how many
-    processes open graphs, which takes long then; 0: this one does, and it takes no time to speak of.
-    """
-
-    runtime: str
-    runtime_version: str
-    precisions: tuple[str, ...]
-    usual: tuple[str, ...]
-    workers: int
-
-    def default_target(self) -> str: ...
-    def prepare(self, job: Job) -> dict[str, Any]: ...
-    def warm(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> dict[Graph, NasError]: ...
-    def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened: ...
-    def sentinel(self, best_s: float) -> Sentinel | None: ...
-    def forget(self, jobs: Sequence[Job]) -> None: ...
-    def held(self) -> AbstractContextManager[Callable[[], dict[str, Any]]]: ...
-
-
-@dataclass
-class Outcome:
-    """What became of the jobs. refused: job name -> why it has no record. unfused: job name -> operators."""
-
-    measured: list[Measurement] = field(default_factory=list)
-    known: int = 0
-    refused: dict[str, str] = field(default_factory=dict)
-    unfused: dict[str, list[str]] = field(default_factory=dict)
-    left: int = 0
-
-
-@dataclass(frozen=True)
-class Session:
-    """What all groups of one call share."""
-
-    on: Device
-    target: str
-    state: Callable[[], dict[str, Any]]
-    sentinel: Sentinel | None
-    rng: np.random.Generator
-    outcome: Outcome
-
-
-def name_of(job: Job) -> str:
-    """In words; no two jobs of one call have the same."""
-    batch = f", batch {job.batch}" if job.batch != 1 else ""
-    return f"{job.subject.name} at {job.subject.input_size} in {job.precision}{batch}"
-
-
-def graphs_of(jobs: Sequence[Job]) -> list[Graph]:
-    """The distinct graphs of jobs."""
-    return list(dict.fromkeys(graph for job in jobs for graph, _ in job.terms))
 
 
 def time_group(group: list[Job], opened: Opened, session: Session) -> Iterator[Measurement]:
