@@ -157,6 +157,8 @@ def session_options(threads: int) -> Any:
     """Options of a session of `threads` threads; all graph optimizations are on."""
     import onnxruntime
 
+    # What is timed is the runtime's default. `session.x64quantprecision`, with which logits are compared
+    # (nas/export/verify.py), takes other kernels where there is no VNNI, 1.1 to 1.4 times as slow (docs/measuring.md).
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

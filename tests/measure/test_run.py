@@ -15,7 +15,7 @@ from nas.errors import Interrupted, NasError, UsageError
 from nas.measure.ask import run_measuring
 from nas.measure.cpu import CpuDevice
 from nas.measure.design import part_pool
-from nas.measure.graphs import unfused
+from nas.measure.graphs import session_options, unfused
 from nas.measure.jobs import CHAIN, Graph, Job, prepare
 from nas.measure.pool import Opened, Pool, Progress
 from nas.measure.records import MeasurementStore
@@ -51,6 +51,12 @@ def test_blocks_are_fused(mixer: str, precision: str, tmp_path: Path) -> None:
     assert notes["unfused"] == []
     matrix = "QLinearConv" if precision == "w8a8" else "Conv"
     assert notes["ops"].get(matrix, 0) >= 2
+
+
+def test_what_is_timed_is_the_default_of_the_runtime() -> None:
+    """Weights stay signed, as they are written: with `session.x64quantprecision` they would not without VNNI."""
+    with pytest.raises(RuntimeError, match="does not have configuration with key"):
+        session_options(1).get_session_config_entry("session.x64quantprecision")
 
 
 def test_a_graph_in_pieces_is_noticed() -> None:
@@ -203,7 +209,7 @@ def test_the_minutes_hold_for_opening_too(tmp_path: Path, pooled: _Pooled) -> No
 
 
 def test_minutes_that_are_short_of_a_whole_group_still_measure_a_part(
-    tmp_path: Path, pooled: _Pooled, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, unexcited: None, pooled: _Pooled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.measure.run.TIMED_S", 30.0)  # two graphs a job: all three would want 180 s
     store = MeasurementStore(Store(tmp_path, create=True))
