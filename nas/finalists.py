@@ -118,7 +118,8 @@ def _workshop(study: Study, problem: Problem, weights: str, steps: int | None, l
     train = problem.spec.train
     rate = learning_rate or train.learning_rate * (GENTLE if weights == "inherited" else 1.0)
     budget = replace(train, steps=steps or train.steps, learning_rate=rate)
-    shared = SharedWeights(study.supernet, supernet_identity(problem.space, problem.data, train), problem.space)
+    identity = supernet_identity(problem.space, problem.data, train, problem.origin)
+    shared = SharedWeights(study.supernet, identity, problem.space)
     return Workshop(study.root, problem.data, budget, problem.spec.evaluate, shared, plugin=problem.space.plugin)
 
 

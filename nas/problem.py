@@ -16,7 +16,7 @@ from nas.latency import TargetLatency, calibrated
 from nas.objectives import Goal, resolve_goal, suggestion
 from nas.progress import Narrator
 from nas.samplers import SAMPLERS
-from nas.spec import SpaceSpec, StudySpec
+from nas.spec import SpaceSpec, StudySpec, TrainSpec
 from search_spaces.metaformer import load_space
 from search_spaces.plugin import install, read_plugin
 from search_spaces.space import SearchSpace
@@ -38,7 +38,7 @@ TABLES = "tables"
 @dataclass(frozen=True)
 class Problem:
     """A study that is ready to run. `identity` names it: spec, image content, target content. tables: folder of the
-    population's tables.
+    population's tables. origin: identity of the supernet that its own begins with.
     """
 
     spec: StudySpec
@@ -49,6 +49,7 @@ class Problem:
     identity: str
     latencies: Mapping[str, TargetLatency] = field(default_factory=dict)
     tables: Path | None = None
+    origin: str | None = None
 
     def cost(self, architecture: Architecture) -> dict[str, dict[str, Any]]:
         """Target name -> cost summary, with the calibrated latency where there is one; sees no image."""
@@ -137,15 +138,22 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: s
     spec, latencies = calibrated(spec, targets, folder, url, narrator)
     own = [space.plugin.identity] if space.plugin else []
     fitted = [latency.identity for latency in latencies.values()]
-    begun = [_origin(spec.train.warm_start)] if spec.train.warm_start else []
+    origin = _origin(spec.train, space, data, folder, narrator)
+    begun = [origin] if origin is not None else []
     identity = spec.identity(data.identity, *map(target_content, targets.values()), *own, *fitted, *begun)
-    return Problem(spec, space, targets, goal, data, identity, latencies, folder / TABLES)
+    return Problem(spec, space, targets, goal, data, identity, latencies, folder / TABLES, origin)
 
 
-def _origin(warm_start: str) -> str:
-    from nas.warm_start import origin_identity
+def _origin(spec: TrainSpec, space: SearchSpace, data: DataBundle, folder: Path, narrator: Narrator) -> str | None:
+    """Identity of what the supernet begins with. Raises UsageError where nothing knows it."""
+    if not spec.warm_start:
+        return None
+    from nas.train import known_origin
 
-    return origin_identity(warm_start)
+    origin = known_origin(space, data, spec, folder)
+    if not Path(spec.warm_start).is_file():
+        narrator.say(f"{spec.warm_start} (train.warm_start) is gone; the supernet that began with it is there")
+    return origin
 
 
 def target_content(target: Target) -> str:

@@ -292,6 +292,7 @@ def train_for(problem: Problem, folder: Path, narrator: Narrator) -> TrainedSupe
             problem.spec.train,
             folder,
             progress=lambda done, total, loss: update(done, total, f"loss {loss:.3f}"),
+            origin=problem.origin,
         )
     state = "reused" if trained.reused else "trained"
     narrator.say(f"supernet {trained.identity} {state}: {trained.steps} steps, {trained.path}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nas.averaging import Average
-from nas.checkpoint import load_checkpoint, save_checkpoint
+from nas.checkpoint import load_checkpoint, load_header, save_checkpoint
 from nas.data.bundle import DataBundle
 from nas.data.mixing import check_rand_augment
 from nas.errors import NasError
@@ -52,8 +52,11 @@ class TrainedSupernet:
     reused: bool
 
 
-def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec) -> str:
-    """Sixteen hexadecimal digits of everything the weights depend on. Bit widths are not among them."""
+def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec, origin: str | None = None) -> str:
+    """Sixteen hexadecimal digits of everything the weights depend on. Bit widths are not among them.
+
+    origin: as `known_origin` found it; None reads it from the file that spec.warm_start names.
+    """
     description = space.to_dict()
     description["choices"] = {k: v for k, v in description["choices"].items() if k.split(".")[-1] != "bits"}
     training = asdict(spec)
@@ -62,8 +65,30 @@ def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec) -
     if spec.teacher:
         content.append(weights_identity(spec.teacher))
     if spec.warm_start:
-        content.append(["warm start", origin_identity(spec.warm_start)])
+        content.append(["warm start", origin_identity(spec.warm_start) if origin is None else origin])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def known_origin(space: SearchSpace, bundle: DataBundle, spec: TrainSpec, folder: Path) -> str | None:
+    """Identity of the supernet that spec.warm_start names; None without one.
+
+    Where that file is gone, the finished supernet of this space, data and spec in `folder` says what it began with, and
+    nothing is read but that. Raises UsageError where there is neither, or such supernets began with different ones.
+    """
+    if not spec.warm_start:
+        return None
+    if not Path(spec.warm_start).is_file():
+        found = set()
+        for path in (folder / "supernets").glob("*/supernet.safetensors"):
+            with suppress(NasError):
+                header = load_header(path)
+                origin, named = header.get("origin"), header.get("train", {}).get("warm_start")
+                own = origin is not None and named == spec.warm_start
+                if own and header.get("identity") == supernet_identity(space, bundle, spec, origin):
+                    found.add(str(origin))
+        if len(found) == 1:
+            return found.pop()
+    return origin_identity(spec.warm_start)
 
 
 def train_supernet(
@@ -75,16 +100,20 @@ def train_supernet(
     progress: Progress | None = None,
     resume: bool = True,
     device: str | torch.device | None = None,
+    origin: str | None = None,
 ) -> TrainedSupernet:
     """The trained supernet of this space, data and spec: the finished one in `folder`, or one trained now.
 
     An interrupted training goes on from its last checkpoint and ends with the same weights as an uninterrupted one.
-    resume=False trains anew. device: default CUDA where there is one. After Ctrl-C the step under way is finished and
-    saved, then KeyboardInterrupt is raised. Raises NasError when a checkpoint cannot be written or is damaged.
+    resume=False trains anew. device: default CUDA where there is one. origin: as in `supernet_identity`. After Ctrl-C
+    the step under way is finished and saved, then KeyboardInterrupt is raised. Raises NasError when a checkpoint cannot
+    be written or is damaged.
     """
     if spec.rand_augment:
         check_rand_augment(spec.rand_augment)
-    identity = supernet_identity(space, bundle, spec)
+    if spec.warm_start and origin is None:
+        origin = origin_identity(spec.warm_start)
+    identity = supernet_identity(space, bundle, spec, origin)
     home = folder / "supernets" / identity
     finished = home / "supernet.safetensors"
     with process_group(device) as group:
@@ -92,7 +121,7 @@ def train_supernet(
             group.wait()
             reused = resume and finished.exists()
             if not reused:
-                _train(space, bundle, spec, home, identity, group, progress, resume)
+                _train(space, bundle, spec, home, identity, origin, group, progress, resume)
             group.wait()
         supernet = load_supernet(finished, space, bundle, identity)
     return TrainedSupernet(finished, identity, supernet, spec.steps, reused)
@@ -104,6 +133,7 @@ def _train(
     spec: TrainSpec,
     home: Path,
     identity: str,
+    origin: str | None,
     group: Group,
     progress: Progress | None,
     resume: bool,
@@ -126,6 +156,7 @@ def _train(
         "num_classes": bundle.num_classes,
         "in_chans": bundle.in_chans,
         "train": asdict(spec),
+        "origin": origin,
     }
 
     def step(number: int) -> float:

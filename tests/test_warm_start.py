@@ -15,10 +15,13 @@ from small_study import small_spec
 import cli
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.errors import UsageError
+from nas.export_study import same_problem
+from nas.finalists import run_finalists
 from nas.problem import pose, space_of
+from nas.progress import Narrator
 from nas.search import run_search, run_training
 from nas.spec import StudySpec, override
-from nas.train import supernet_identity
+from nas.train import known_origin, supernet_identity
 from nas.warm_start import origin_identity, warm_start_
 from search_spaces.menu import MENU
 from search_spaces.supernet import Supernet
@@ -79,6 +82,45 @@ def test_training_begins_there_and_the_study_knows(tmp_path):
     assert run_training(narrower, tmp_path).reused
     study = run_search(override(narrower, {"search.trials": 2}), tmp_path, name="narrower")
     assert study.supernet == second.path
+
+
+def test_a_study_outlives_the_file_it_began_with(tmp_path):
+    first = run_training(small_spec(), tmp_path / "elsewhere")
+    spec = override(small_spec(), {"train.warm_start": str(first.path), "search.trials": 2})
+    study = run_search(spec, tmp_path, name="mine")
+    moved = first.path.rename(tmp_path / "moved.safetensors")
+    assert same_problem(study, Narrator(quiet=True)).identity == study.identity
+    more = run_search(override(spec, {"search.trials": 3}), tmp_path, name="mine")
+    assert (more.name, more.identity, len(more.trials), more.supernet) == ("mine", study.identity, 3, study.supernet)
+    assert run_training(spec, tmp_path).reused
+    assert len(run_finalists(study, top=1, steps=1).finalists) == 1
+    with pytest.raises(UsageError, match="there is no such file"):  # it began with another file
+        pose(override(spec, {"train.warm_start": str(tmp_path / "typo.safetensors")}), tmp_path)
+    with pytest.raises(UsageError, match="there is no such file"):  # the supernet of these settings is not there
+        run_training(override(spec, {"train.seed": 1}), tmp_path)
+    assert study.supernet is not None
+    study.supernet.unlink()
+    with pytest.raises(UsageError, match=r"train\.warm_start cannot take .*: there is no such file; give") as caught:
+        run_search(spec, tmp_path, name="mine")
+    assert "\n" not in str(caught.value)
+    moved.rename(first.path)
+    assert run_training(spec, tmp_path).path == study.supernet
+
+
+def test_what_began_with_two_files_of_one_name_does_not_choose(tmp_path):
+    """Which of both the missing file was is not known."""
+    bundle, space = pose(small_spec(), tmp_path).data, space_of(small_spec().space)
+    spec = replace(small_spec().train, warm_start=str(tmp_path / "wide.safetensors"))
+    for origins, known in ((["one"], "one"), (["one", "two"], None)):
+        for origin in origins:
+            identity = supernet_identity(space, bundle, spec, origin)
+            header = {"identity": identity, "origin": origin, "train": {"warm_start": spec.warm_start}}
+            save_checkpoint(tmp_path / "supernets" / identity / "supernet.safetensors", {"w": torch.zeros(1)}, header)
+        if known is not None:
+            assert known_origin(space, bundle, spec, tmp_path) == known
+        else:
+            with pytest.raises(UsageError, match="there is no such file"):
+                known_origin(space, bundle, spec, tmp_path)
 
 
 def test_where_the_file_lies_does_not_matter_but_what_is_in_it(tmp_path):
