@@ -72,6 +72,13 @@ class Quick:
         return np.full(count, float(os.getpid()))
 
 
+class Steady(Quick):
+    """Takes as many milliseconds as its number says."""
+
+    def times_s(self, count: int) -> NDArray[np.float64]:
+        return np.full(count, 1e-3 * self.number)
+
+
 class Clocked(Quick):
     """A module of torch, timed by the clock."""
 
@@ -138,7 +145,8 @@ THINGS: dict[str, Callable[[int], Quick]] = {
 
 class GraphOpener(CpuOpener):
     """Opens graphs of real blocks on the CPU, without a compiler. In fp16 its worker is killed, bf16 does not compile,
-    and w8a8 fits the memory only when nothing else of this process is open.
+    and w8a8 fits the memory only when nothing else of this process is open. In w4a16 no block is built and every copy
+    takes a millisecond; in w8a16 its worker is killed when the graph is timed.
     """
 
     def __init__(self) -> None:
@@ -149,6 +157,10 @@ class GraphOpener(CpuOpener):
             return _kills(0)
         if graph.precision == "bf16":
             return _fails(0)
+        if graph.precision == "w8a16":
+            return Quick(14)
+        if graph.precision == "w4a16":
+            return Steady(graph.copies)
         if graph.precision == "w8a8" and self.open_now >= 2:
             return _no_room(0)
         self.open_now += 1

@@ -232,6 +232,10 @@ class _Worker:
             self.is_alive = False
             return None
 
+    def is_gone(self) -> bool:
+        """Whether it ended when nothing was asked of it: then its end of the pipe is closed."""
+        return not self.is_alive or (self.pipe.poll() and self.receive() is None)
+
     def has_forgotten(self) -> bool:
         """Whether it lives and says so."""
         return self.is_alive and self.pipe.poll(LONGEST_S) and self.receive() == ("forgotten",)
@@ -269,17 +273,16 @@ class _Remote:
     def times_s(self, count: int) -> NDArray[np.float64]:
         """Raises LostError."""
         worker = self._worker
-        if worker.is_alive:
-            worker.send("time", self._number, count)
-            reply = worker.receive() if worker.pipe.poll(LONGEST_S) else None
-            if reply is not None and reply[0] == "times":
-                times: NDArray[np.float64] = reply[1]
-                return times
-            reason = f"fails: {reply[1]}" if reply is not None else worker.ending()
-            worker.end()  # a device that failed once in a process fails there ever after
-        else:
-            reason = "is gone"
-        raise LostError(f"the worker that had it {reason}", list(worker.things))
+        if worker.is_gone():
+            raise LostError("the worker that had it is gone", list(worker.things))
+        worker.send("time", self._number, count)
+        reply = worker.receive() if worker.pipe.poll(LONGEST_S) else None
+        if reply is not None and reply[0] == "times":
+            times: NDArray[np.float64] = reply[1]
+            return times
+        reason = f"fails: {reply[1]}" if reply is not None else worker.ending()
+        worker.end()  # a device that failed once in a process fails there ever after
+        raise LostError(f"the worker that timed it {reason}", list(worker.things), self._thing)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +33,10 @@ TIMING_SHARE = 0.25
 
 MOST_REFUSED = 4
 """After so many refusals the machine is given up when most tries were refused."""
+
+
+LOSSES = 3
+"""A job is given up when its worker was lost so often while another graph was timed, or none was."""
 
 
 def measure_jobs(
@@ -143,7 +147,7 @@ def _time_all(
     end = None if minutes is None else time.monotonic() + 60 * minutes
     outcome, on = session.outcome, session.on
     most = max(TURN, WORKER_TURN * on.workers)
-    waiting = deque(groups(jobs, most))
+    waiting, losses = deque(groups(jobs, most)), Counter[Job]()
     with narrator.bar("measured") as update:
 
         def told(ready: int, total: int) -> None:
@@ -169,7 +173,8 @@ def _time_all(
             else:
                 outcome.refused |= {name_of(job): _reason(job, opened) for job in crowded}
             began, before = time.monotonic(), len(outcome.measured)
-            for record in time_group(able, opened, session):
+            lost: list[Job] = []
+            for record in time_group(able, opened, session, lost):
                 store.put([record])
                 outcome.measured.append(record)
             if on.workers:
@@ -177,8 +182,24 @@ def _time_all(
                 narrator.say(f"{count} of {len(group)} measurements timed in {seconds:.0f} s")
             _give_up_under_load(session)
             opened.runners.clear()
-            on.forget([job for job in able if name_of(job) not in outcome.refused])
+            on.forget([job for job in able if name_of(job) not in outcome.refused and job not in lost])
+            waiting.extendleft(reversed(_again(lost, losses, session, narrator)))
             update(_done(outcome), len(jobs), group[-1].subject.name)
+
+
+def _again(lost: Sequence[Job], losses: Counter[Job], session: Session, narrator: Narrator) -> list[list[Job]]:
+    """Groups of jobs that went with the worker of another, to be opened once more: together, the second time each by
+    itself; those lost LOSSES times are refused. losses: how often each was lost, which this counts.
+    """
+    losses.update(lost)
+    for job in lost:
+        if losses[job] >= LOSSES:
+            session.outcome.refused[name_of(job)] = f"it was lost with its worker {LOSSES} times, and never timed"
+    together = [job for job in lost if losses[job] == 1]
+    alone = [[job] for job in lost if 1 < losses[job] < LOSSES]
+    if again := len(together) + len(alone):
+        narrator.say(f"a worker was lost, and {again} measurements with it: they are opened again")
+    return [*([together] if together else []), *alone]
 
 
 def _done(outcome: Outcome) -> int:

@@ -26,8 +26,11 @@ REST_S = 1.0
 """Between tries."""
 
 
-def time_group(group: list[Job], opened: Opened, session: Session) -> Iterator[Measurement]:
-    """Time jobs in turns; those with too wide a spread again, up to TRIES times, and then refuse them."""
+def time_group(group: list[Job], opened: Opened, session: Session, lost: list[Job]) -> Iterator[Measurement]:
+    """Time jobs in turns; those with too wide a spread again, up to TRIES times, and then refuse them.
+
+    A graph that loses its worker by being timed is refused. lost: takes the jobs whose graphs went with that worker.
+    """
     waiting, refused = group, session.outcome.refused
     attempt = 0
     while waiting and attempt < TRIES:
@@ -37,9 +40,14 @@ def time_group(group: list[Job], opened: Opened, session: Session) -> Iterator[M
         try:
             slices = time_in_turns([opened.runners[graph] for graph in graphs], session.rng, session.sentinel)
         except LostError as error:
-            lost = [job for job in waiting if any(graph in error.things for graph, _ in job.terms)]
-            refused |= {name_of(job): str(error) for job in lost}
-            waiting = [job for job in waiting if job not in lost]
+            for job in waiting:
+                own = {graph for graph, _ in job.terms}
+                if error.timed in own:
+                    refused[name_of(job)] = str(error)
+                elif own.intersection(error.things):
+                    refused.pop(name_of(job), None)  # as too noisy, in an earlier try
+                    lost.append(job)
+            waiting = [job for job in waiting if not {graph for graph, _ in job.terms}.intersection(error.things)]
             continue
         attempt += 1
         conditions = session.state() | {"tries": attempt}

@@ -20,11 +20,13 @@ class NoRoomError(NasError):
 
 
 class LostError(NasError):
-    """Open graphs that can no longer be timed: `things`."""
+    """Open graphs that went with their worker: `things`. timed: the one that was being timed then; None when the worker
+    was gone before.
+    """
 
-    def __init__(self, reason: str, things: Sequence[Hashable]) -> None:
+    def __init__(self, reason: str, things: Sequence[Hashable], timed: Hashable | None = None) -> None:
         super().__init__(reason)
-        self.things = tuple(things)
+        self.things, self.timed = tuple(things), timed
 
 
 class Opener(Protocol):

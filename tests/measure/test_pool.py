@@ -68,11 +68,13 @@ def test_a_device_that_fails_while_timing_loses_what_its_worker_has(pool: Pool, 
     with pytest.raises(LostError, match=r"illegal memory|SIGKILL") as caught:
         opened.runners[f"quick {number}"].times_s(1)
     assert f"quick {number}" in caught.value.things
+    assert caught.value.timed == f"quick {number}"
     for thing in {"quick 2", "quick 3"} - set(caught.value.things):
         opened.runners[thing].times_s(1)
     for thing in caught.value.things:
-        with pytest.raises(LostError):
+        with pytest.raises(LostError) as again:
             opened.runners[thing].times_s(1)
+        assert again.value.timed is None
     pool.forget()
     assert list(pool.open(["quick 6"]).runners) == ["quick 6"]
     pool.forget()
@@ -80,7 +82,14 @@ def test_a_device_that_fails_while_timing_loses_what_its_worker_has(pool: Pool, 
 
 def test_a_worker_that_was_killed_while_it_waited_is_replaced(pool: Pool) -> None:
     opened = pool.open(["quick 1", "quick 2"])
-    os.kill(int(opened.runners["quick 1"].times_s(1)[0]), signal.SIGKILL)
+    process = int(opened.runners["quick 1"].times_s(1)[0])
+    os.kill(process, signal.SIGKILL)
+    patience = time.monotonic() + 20
+    while _is_alive(process) and time.monotonic() < patience:
+        time.sleep(0.05)
+    with pytest.raises(LostError, match="is gone") as caught:
+        opened.runners["quick 1"].times_s(1)
+    assert caught.value.timed is None, "nothing was asked of it when it ended"
     pool.forget()
     opened = pool.open(["quick 3", "quick 4"])
     assert not opened.failed

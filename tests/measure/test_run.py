@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from nas.measure.ask import run_measuring
 from nas.measure.cpu import CpuDevice
 from nas.measure.design import part_pool
 from nas.measure.graphs import session_options, unfused
-from nas.measure.jobs import CHAIN, Graph, Job, prepare
+from nas.measure.jobs import CHAIN, Graph, Job, name_of, prepare
 from nas.measure.pool import Opened, Pool, Progress
 from nas.measure.records import MeasurementStore
-from nas.measure.run import groups, measure_jobs
+from nas.measure.run import LOSSES, groups, measure_jobs
 from nas.progress import Narrator
 from nas.store import Store
 from nas.subjects import part_subject
@@ -145,7 +146,7 @@ class _Pooled(CpuDevice):
     """A device whose graphs are opened in two workers."""
 
     runtime, workers = "torch", 2
-    precisions = ("fp32", "fp16", "bf16", "w8a8")
+    precisions = ("fp32", "fp16", "bf16", "w8a8", "w8a16", "w4a16")
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -189,6 +190,49 @@ def test_workers_open_and_every_job_gets_its_time_or_a_reason(tmp_path: Path, un
     assert len(outcome.refused) == 4
     assert [reason for name, reason in outcome.refused.items() if "fp16" in name and "SIGKILL" in reason]
     assert outcome.left == 0
+
+
+def _steady(count: int) -> list[Job]:
+    return [Job(job.subject, "w4a16") for job in _jobs(count)[::2]]
+
+
+@pytest.mark.slow
+def test_a_worker_lost_while_timing_costs_its_graph_and_no_other(tmp_path: Path, pooled: _Pooled) -> None:
+    store = MeasurementStore(Store(tmp_path, create=True))
+    jobs = _steady(3)
+    kills = [Job(jobs[number].subject, "w8a16") for number in (0, 1)]
+    outcome = measure_jobs([jobs[0], kills[0], *jobs[1:], kills[1]], pooled, "core", store, _QUIET)
+    assert sorted(record.subject for record in outcome.measured) == sorted(job.subject.name for job in jobs)
+    assert outcome.refused.keys() == {name_of(job) for job in kills}
+    assert all("the worker that timed it was killed by signal 9 (SIGKILL)" in said for said in outcome.refused.values())
+    assert outcome.left == 0
+
+
+class _Vanishing(_Pooled):
+    """Its one worker is killed as soon as it has opened something, the first LOSSES times."""
+
+    workers, left = 1, LOSSES
+
+    def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened:
+        opened = super().open(graphs, until, update)
+        if self.left:
+            self.left -= 1
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+        return opened
+
+
+@pytest.mark.slow
+def test_workers_that_vanish_between_opening_and_timing_are_not_replaced_for_ever(tmp_path: Path) -> None:
+    """No graph is to blame, so it is opened again, but not more than twice; the same command goes on later."""
+    device, jobs, store = _Vanishing(tmp_path / "graphs"), _steady(1), MeasurementStore(Store(tmp_path, create=True))
+    outcome = measure_jobs(jobs, device, "core", store, _QUIET)
+    assert (outcome.measured, device.left) == ([], 0)
+    assert outcome.refused == {name_of(jobs[0]): "it was lost with its worker 3 times, and never timed"}
+    outcome = measure_jobs(jobs, device, "core", store, _QUIET)
+    device.pool.close()
+    assert (len(outcome.measured), outcome.refused) == (1, {})
 
 
 @pytest.mark.slow
