@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hw_models import Target, TargetError, load_target
+from hw_models import Target
 from nas.errors import UsageError
 from nas.files import sole_user
 from nas.measure.design import choose_parts, draw_networks
@@ -16,6 +16,7 @@ from nas.measure.records import MeasurementStore, refuse_other_software
 from nas.measure.run import measure_jobs
 from nas.measure.session import Device, Outcome
 from nas.measure.wanted import read_wanted
+from nas.problem import find_target
 from nas.progress import Narrator
 from nas.store import Store
 from nas.subjects import Subject, architecture_subject, named_subject, part_subject
@@ -67,7 +68,7 @@ def run_measuring(
     store = Store(folder, url, create=True)
     on = open_device(device, store.folder / "measure" / "graphs", threads, workers)
     name = target_name(target) if target else on.default_target()
-    described = known_target(target or name)
+    described = find_target(target or name)
     chosen = tuple(precisions) or on.usual
     if unknown := [precision for precision in chosen if precision not in on.precisions]:
         raise UsageError(
@@ -128,14 +129,6 @@ def space_of(space: str, preset: str) -> SearchSpace:
     try:
         return load_space(space, preset=preset)
     except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def known_target(name_or_path: str) -> Target:
-    """Raises UsageError when there is no such target."""
-    try:
-        return load_target(name_or_path)
-    except TargetError as error:
         raise UsageError(str(error)) from error
 
 

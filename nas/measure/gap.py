@@ -22,11 +22,12 @@ from hw_models import Target, estimate_part
 from nas.bits import costed_precision, put_precision
 from nas.cost import part_workload
 from nas.errors import UsageError
-from nas.measure.ask import IN_CHANS, NUM_CLASSES, known_target
+from nas.measure.ask import IN_CHANS, NUM_CLASSES
 from nas.measure.design import farthest_points, part_features, part_pool
 from nas.measure.graphs import randomize_
 from nas.measure.timing import Timing, summarize, time_in_turns
 from nas.measure.triton_blocks import FusedBlock, fused_block, require_triton, tune
+from nas.problem import find_target
 from nas.progress import Narrator
 from nas.subjects import Subject, described_part, part_subject
 from nas.units import SECONDS, format_quantity
@@ -121,7 +122,7 @@ def measure_gap(
     cuda.require_cuda("run `nas measure gap` on a machine with an NVIDIA GPU and torch's CUDA wheel")
     require_triton()
     name = target or cuda.cuda_target()
-    described = known_target(name)
+    described = find_target(name)
     designs = {
         costed: blocks_with_kernel(space, preset, described, budget, costed, seed)
         for costed in dict.fromkeys(map(costed_precision, precisions))

@@ -14,12 +14,13 @@ from nas.bits import costed_precision
 from nas.errors import UsageError
 from nas.export.folder import whole_folder
 from nas.interrupt import deferred_interrupt
-from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, known_target, space_of, target_name
+from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, space_of, target_name
 from nas.measure.design import draw_networks
 from nas.measure.graphs import write_graph
 from nas.measure.jobs import CHAIN, is_chained
 from nas.measure.table import copies_name
 from nas.measure.wanted import read_wanted
+from nas.problem import find_target
 from nas.progress import Narrator
 from nas.subjects import Subject, architecture_subject, named_subject
 
@@ -76,7 +77,7 @@ def write_plan(
     The folder appears whole or not at all. Raises UsageError for what does not exist, or when `out` does and `force`
     is False.
     """
-    described, made = known_target(target), space_of(space, preset)
+    described, made = find_target(target), space_of(space, preset)
     suggested = [] if wanted is None else _suggested(wanted, blocks, precision)
     own = precision or (suggested[0][1] if suggested else "w8a8")
     if own not in PRECISIONS:

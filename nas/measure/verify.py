@@ -21,10 +21,11 @@ from nas.errors import NasError, UsageError
 from nas.export_study import same_problem
 from nas.files import sole_user
 from nas.latency import UNCALIBRATED
-from nas.measure.ask import known_target, open_device, refuse_other_threads, target_name
+from nas.measure.ask import open_device, refuse_other_threads, target_name
 from nas.measure.jobs import Job
 from nas.measure.records import MeasurementStore, refuse_other_software
 from nas.measure.run import measure_jobs
+from nas.problem import find_target
 from nas.progress import Narrator
 from nas.store import Store
 from nas.study import Study
@@ -114,7 +115,7 @@ def verify_study(
     data = same_problem(study, narrator).data
     with closing(Store(study.root, study.url, create=True)) as store:
         on = open_device(device, study.root / "measure" / "graphs", threads)
-        described = known_target(target or on.default_target())
+        described = find_target(target or on.default_target())
         name = target_name(target or described.name)
         measured = MeasurementStore(store)
         software = (on.runtime, on.runtime_version)
