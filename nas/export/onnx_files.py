@@ -142,8 +142,8 @@ def _dequantized(codes: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tenso
 
 @cache
 def _read_operators_once() -> None:
-    """Keep onnxscript's list of operators: torch 2.15 asks for it at every export, and onnxscript 0.7 parses the sources
-    of its 500 functions to make it, which takes half the time of a small graph.
+    """Keep onnxscript's list of operators: torch 2.15 asks for it at every export, and onnxscript 0.7 parses the source
+    of 500 functions to make it, which takes half the time of a small graph.
     """
     try:
         from torch.onnx._internal._lazy_import import onnxscript_apis as apis
