@@ -251,11 +251,6 @@ def alone(mixer: str) -> Architecture:
 
 
 def _run(networks: list[nn.Module]) -> list[Tensor]:
-    """Eight at a time: each export takes a second, but one of them all takes longer than its parts."""
-    return [out for first in range(0, len(networks), 8) for out in _run_at_once(networks[first : first + 8])]
-
-
-def _run_at_once(networks: list[nn.Module]) -> list[Tensor]:
     model = export_graph(_SideBySide(networks), (1, 3, 16, 16))
     assert not any(node.op_type in ("If", "Loop", "Scan") for node in model.graph.node)
     assert all(dim.dim_value > 0 for value in model.graph.output for dim in value.type.tensor_type.shape.dim)
