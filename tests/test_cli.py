@@ -151,24 +151,6 @@ def test_cost_as_a_picture_and_beside_another(nas, tmp_path):
     assert reports[0]["latency_s"] < reports[1]["latency_s"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_export_of_a_trial_costs_what_the_study_says(nas, folder, tmp_path):
-    (network, *_) = json.loads(nas("pareto", "--dir", folder, "--json")[1])
-    out = tmp_path / "out"
-    words = ("export", "--dir", folder, "--trial", network["trial"], "--out", out)
-    status, printed, _ = nas(*words)
-    assert status == 0
-    (written,) = map(Path, printed.splitlines())
-    assert written.parent == out
-    report = json.loads(nas("cost", written, "--target", "npu_40tops", "--json")[1])
-    for key in ("latency_s", "energy_j", "weight_bytes", "macs"):
-        assert report[key] == pytest.approx(network[key], rel=1e-9)
-    status, _, said = nas(*words)
-    assert status == 2
-    assert "--force" in said
-
-
 MISTAKES = [
     (["search", "--space", "metafomer"], "unknown space 'metafomer'; did you mean 'metaformer'"),
     (["search", "--preset", "huge"], "presets"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from pathlib import Path
 
 import optuna
 import pytest
@@ -126,8 +127,25 @@ def test_an_export_ships_these_weights_marked_stand_alone(finished, tmp_path):
     card = (folder / "README.md").read_text()
     assert "stand-alone weights, 150 val images" in card
     assert "3 steps of 8 images from inherited weights, teacher supernet" in card
-    (shared,) = export_trials(finished, [finished.trial(number)], tmp_path / "shared", weights="shared")
+
+
+@pytest.mark.slow
+def test_the_command_exports_the_shared_weights_at_the_cost_that_the_study_says(finished, folder, tmp_path):
+    number, out = next(iter(finished.finalists)), tmp_path / "out"
+    words = ["export", "--dir", str(folder), "--study", "small", "--trial", str(number), "--weights", "shared"]
+    words += ["--out", str(out)]
+    done = CliRunner().invoke(cli.cli, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    (shared,) = map(Path, done.stdout.splitlines())
+    assert shared.parent == out
     assert "one-shot weights" in (shared / "README.md").read_text()
+    costed = CliRunner().invoke(cli.cli, ["cost", str(shared), "--target", "npu_40tops", "--json"])
+    report, expected = json.loads(costed.stdout), finished.trial(number).costs["npu_40tops"]
+    for key in ("latency_s", "energy_j", "weight_bytes", "macs"):
+        assert report[key] == pytest.approx(expected[key], rel=1e-9)
+    again = CliRunner().invoke(cli.cli, words)
+    assert isinstance(again.exception, UsageError)
+    assert "--force" in str(again.exception)
 
 
 def test_table_and_rows_say_what_the_figures_are(finished):

@@ -90,7 +90,7 @@ def test_what_is_wrong_with_the_images_is_not_laid_on_a_candidate(jobs):
 
 def test_one_process_loads_nothing_of_ray():
     code = (
-        "import sys, nas.search, nas.workers, nas.evaluate\n"
+        "import sys, nas.search, nas.workers, nas.evaluate, nas.trainings, nas.rank\n"
         "with nas.workers.scorer(None, 0): pass\n"
         "sys.exit('ray' in sys.modules)"
     )

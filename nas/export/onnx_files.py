@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelP
     """One static ONNX graph of `module` for one input of `input_shape`, checked, without notes of this machine."""
     example = torch.zeros(input_shape)
     with torch.no_grad(), _quiet():
+        _read_operators_once()
         program = torch.onnx.export(
             module.eval(),
             (example,),
@@ -136,6 +138,19 @@ def _dequantized(codes: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tenso
     """Constants with one scale per output channel."""
     marks: dict[str, Any] = {"attrs": {"axis": 0}, "metadata_props": {_BITS: str(bits)}}
     return _operator("DequantizeLinear", (codes, scale, zero), torch.float32, codes.shape, **marks)
+
+
+@cache
+def _read_operators_once() -> None:
+    """Keep onnxscript's list of operators: torch 2.15 asks for it at every export, and onnxscript 0.7 parses the source
+    of 500 functions to make it, which takes half the time of a small graph.
+    """
+    try:
+        from torch.onnx._internal._lazy_import import onnxscript_apis as apis
+
+        apis.get_torchlib_ops = cache(apis.get_torchlib_ops)
+    except (ImportError, AttributeError):
+        pass  # another torch, which may do it otherwise
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import fx, nn
 
 from nas.bits import bits_at
@@ -21,6 +20,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.channel_mixers import ResponseNorm
 from search_spaces.layers import Add, Constant, Cosine, MatMul, Multiply, Sine, SquaredReLU, StarReLU
 from search_spaces.mixers.sparse import UnitLength
+from search_spaces.norms import LayerNorm2d
 
 INPUT = "input"
 """Name of the network's input among the quantized tensors."""

@@ -214,7 +214,8 @@ def test_macs_are_those_of_the_documentation(mixer: str) -> None:
 )
 def test_halos_and_odd_maps_in_onnx_runtime(mixer: str, side: int) -> None:
     """The other tests of exported mixers see one block of 8x8 pixels."""
-    arch = Architecture(side, "conv3s2", (Stage(32, 16, "batchnorm", "relu", (Block(mixer, 0, 2.0),)),))
+    block = Block(mixer, 0, 2.0, channel_mixer="none")
+    arch = Architecture(side, "conv3s2", (Stage(32, 16, "batchnorm", "relu", (block,)),))
     pictures = F.interpolate(random_images(24), (side, side), mode="bilinear")
     prepared = prepare(random_network(arch), arch, [pictures], [pictures])
     for ours, exported, error in (

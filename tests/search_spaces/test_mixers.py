@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -227,15 +227,27 @@ IMAGES = random_images(16, seed=2)
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, Exported]:
-    """Every mixer through calibration, folding, quantization, ONNX and ONNX Runtime."""
+    """Every mixer through calibration, folding, quantization, ONNX and ONNX Runtime.
+
+    Without channel mixers, which test_modifiers exports: they would be most of the nodes.
+    """
     calibration = random_images(48)
     prepared = {}
-    for mixer, family in MIXERS.items():
-        arch = small_architecture([(mixer, family.kernels[-1])], stages=1)
+    for mixer in MIXERS:
+        arch = alone(mixer)
         prepared[mixer] = prepare(random_network(arch), arch, [calibration], [calibration])
     floating = _run([one.folded for one in prepared.values()])
     integer = _run([integer_form(one.quantized) for one in prepared.values()])
     return {mixer: Exported(one, x, q) for (mixer, one), x, q in zip(prepared.items(), floating, integer, strict=True)}
+
+
+def alone(mixer: str) -> Architecture:
+    """One block with a token mixer only; one without a token mixer, or whose mixer is the whole block, as it is."""
+    arch = small_architecture([(mixer, MIXERS[mixer].kernels[-1])], stages=1)
+    if mixer == "identity" or MIXERS[mixer].replaces_block:
+        return arch
+    (stage,) = arch.stages
+    return replace(arch, stages=(replace(stage, blocks=(replace(stage.blocks[0], channel_mixer="none"),)),))
 
 
 def _run(networks: list[nn.Module]) -> list[Tensor]:
