@@ -37,7 +37,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import UNORDERED, SearchSpace
 from search_spaces.supernet import Supernet
 
-FORMAT = 4
+FORMAT = 5
 """Raised when training changes what the same spec gives."""
 
 

@@ -103,6 +103,23 @@ class SharedBlock(nn.Module):
             channel_mixer = make(dim, offered.expansion, offered.activation)
             channel_mixer.gate = _gates(offered.gates, hidden, dim)
             self.mlp[kind] = channel_mixer
+        self.loans = self._lend_()
+
+    def _lend_(self) -> dict[str, str]:
+        """Take away the matrices that a mixer and the channel mixer both have (`TokenMixer.channel_matrices`). Returns
+        name of such a matrix -> name of the layer that holds it for both."""
+        loans: dict[str, str] = {}
+        if not self.mlp:
+            return loans
+        kind, lender = next(iter(self.mlp.items()))
+        for family, mixer in self.token_mixer.items():
+            for name, layer in MIXERS[family].channel_matrices.items():
+                path, _, attribute = name.rpartition(".")
+                owner = mixer.get_submodule(path)
+                if getattr(owner, attribute).shape == lender.get_submodule(layer).weight.shape:
+                    delattr(owner, attribute)
+                    loans[f"token_mixer.{family}.{name}"] = f"mlp.{kind}.{layer}"
+        return loans
 
 
 def _gates(kinds: tuple[str, ...], hidden: int, dim: int) -> nn.ModuleDict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -83,6 +85,7 @@ class MBConv(TokenMixer):
     norm_inside = True
     replaces_block = True
     gated = True
+    channel_matrices: ClassVar = {"expand.conv.weight": "fc1", "project.conv.weight": "fc2"}
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -115,6 +118,7 @@ class FusedMBConv(TokenMixer):
     norm_inside = True
     replaces_block = True
     gated = True
+    channel_matrices: ClassVar = {"project.conv.weight": "fc2"}
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -145,6 +149,7 @@ class ConvFirst(TokenMixer):
     norm_inside = True
     replaces_block = True
     gated = True
+    channel_matrices: ClassVar = {"expand.conv.weight": "fc1", "project.conv.weight": "fc2"}
     group_width = 8
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
