@@ -15,6 +15,7 @@ from nas.export.standalone import standalone_source
 from nas.quantize.graph import quantization_points, tensors_read, trace
 from nas.trace import trace_module
 from search_spaces.architecture import NORMS, Architecture, Block, Stage
+from search_spaces.channel_mixers import Mlp
 from search_spaces.elastic import shared_index
 from search_spaces.mixers import MIXERS, TokenMixer
 from search_spaces.network import MetaFormerBlock, MetaFormerNet, bound_size, build_network, fold, network_kwargs
@@ -89,6 +90,26 @@ def _expansion_is_declared(family: str) -> None:
         if torch.equal(one(x), other(x)):
             return
     raise Broken("the mixer depends on `expansion`; give its class expands = True")
+
+
+def _channel_matrices_are_those_of_an_mlp(family: str) -> None:
+    """By name, by shape, and in that their scale does not matter."""
+    kernel = MIXERS[family].kernels[-1]
+    x = torch.randn(4, NARROW, SIDE, SIDE)
+    for name, layer in MIXERS[family].channel_matrices:
+        for dim, expansion in ((NARROW, 2.0), (WIDE, 3.0)):
+            weights = dict(_mixer(family, dim, kernel, expansion=expansion).named_parameters())
+            wanted = dict(Mlp(dim, expansion, "gelu").named_parameters())
+            if f"{layer}.weight" not in wanted or name not in weights:
+                raise Broken(f'("LAYER.weight", "fc1" or "fc2") is wanted, but got {(name, layer)!r}')
+            shapes = [list(tensor.shape) for tensor in (weights[name], wanted[f"{layer}.weight"])]
+            if not name.endswith(".weight") or shapes[0] != shapes[1]:
+                raise Broken(f"{name} of shape {shapes[0]} cannot be the weight of {layer}, of shape {shapes[1]}")
+        mixer = _mixer(family, NARROW, kernel).train()
+        before = mixer(x)
+        dict(mixer.named_parameters())[name].mul_(2)
+        if not torch.allclose(mixer(x), before, rtol=1e-3, atol=1e-4):
+            raise Broken(f"{name} is not followed by a BatchNorm, which would give it its scale")
 
 
 def _roles_stay(family: str) -> None:
@@ -171,6 +192,7 @@ CLAUSES: dict[str, Callable[[str], None]] = {
     "takes every map": _takes_every_map,
     "a narrow mixer is a part of a wide one": _narrow_is_a_part_of_wide,
     "expansion is declared": _expansion_is_declared,
+    "channel_matrices": _channel_matrices_are_those_of_an_mlp,
     "channels keep their roles": _roles_stay,
     "gradient reaches every parameter": _gradient_reaches_everything,
     "folds exactly": _folds,

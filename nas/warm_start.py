@@ -11,6 +11,7 @@ from nas.checkpoint import load_checkpoint, load_header
 from nas.errors import NasError, UsageError
 from search_spaces.elastic import share, shared_index
 from search_spaces.menu import MENU
+from search_spaces.shared import SharedBlock
 from search_spaces.supernet import Supernet
 
 
@@ -38,6 +39,9 @@ def warm_start_(supernet: Supernet, path: str) -> None:
     maps = [(max(space["choices"]["resolution"]), space["stem"]) for space in (wider, own)]
     if bound and maps[0] != maps[1]:
         raise UsageError(f"{_no(path)}: {', '.join(bound)} are bound to one size of the map, and it had another")
+    for place, module in supernet.named_modules():
+        if isinstance(module, SharedBlock) and any(f"{place}.{name}" in tensors for name in module.loans):
+            raise UsageError(f"{_no(path)}: its mixers share less than those of this version; train it anew")
     for name, tensor in supernet.state_dict().items():
         if name not in tensors:
             raise UsageError(f"{_no(path)}: it has no {name}; offer only what its space offered")

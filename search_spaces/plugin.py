@@ -114,6 +114,8 @@ def _facts(plugin: Plugin, family: Any, mixer: Any) -> MixerFacts:
         raise broken("norms", "residual_inside and replaces_block need norm_inside")
     if mixer.norm_inside and mixer.norm_after:
         raise broken("norms", "norm_inside and norm_after exclude each other")
+    if mixer.channel_matrices and not mixer.replaces_block:
+        raise broken("channel_matrices", "it needs replaces_block")
     if not mixer.norm_after and not mixer.residual_inside and not hasattr(mixer, "output_layer"):
         raise broken("output_layer", "a method that returns its last layer with weights is wanted")
     facts = MixerFacts(GROUP, kernels, mixer.late_only, mixer.token_bound, mixer.replaces_block, mixer.gated)

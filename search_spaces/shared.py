@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces.channel_mixers import CHANNEL_MIXER_LAYERS, make_gate
 from search_spaces.layers import make_divisible
@@ -46,6 +46,8 @@ def offer(space: SearchSpace, stage: int, block: int, size: int) -> Offer:
     kinds = [str(value) for value in space[f"{prefix}.channel_mixer"].values]
     if "none" in kinds and "identity" in families and "mlp" not in kinds:
         kinds.append("mlp")  # `identity` without a channel mixer would be an empty block
+    if "mlp" not in kinds and any(MIXERS[family].channel_matrices for family in families):
+        kinds.append("mlp")  # holds their matrices, whatever else is on offer, so that narrower spaces find them
     return Offer(
         families=families,
         expansion=max(map(float, space[f"{prefix}.expansion"].values)),
@@ -70,7 +72,10 @@ def widest_activation(space: SearchSpace) -> str:
 class SharedBlock(nn.Module):
     """Weights of one block position: each mixer family and its norms, each channel mixer, and the norms they share.
 
-    leader: a block whose mixers' matrices this one uses too, each times a vector of its own (`_multiplex_`).
+    leader: a block whose mixers' matrices this one uses too, each times a vector of its own (`_multiplex_`). loans:
+    name of a weight that a mixer lacks -> layer of the MLP whose weight it uses (`TokenMixer.channel_matrices`): weight
+    entanglement (AutoFormer, arXiv:2107.00651) between a block in one piece and a block in two, so that a step that
+    trains either trains both.
     """
 
     def __init__(self, offered: Offer, dim: int, leader: SharedBlock | None = None) -> None:
@@ -103,27 +108,26 @@ class SharedBlock(nn.Module):
             channel_mixer = make(dim, offered.expansion, offered.activation)
             channel_mixer.gate = _gates(offered.gates, hidden, dim)
             self.mlp[kind] = channel_mixer
-        self.loans = self._lend_()
-
-    def _lend_(self) -> dict[str, str]:
-        """Take away the matrices that a mixer and the channel mixer both have (`TokenMixer.channel_matrices`). Returns
-        name of such a matrix -> name of the layer that holds it for both."""
-        loans: dict[str, str] = {}
-        if not self.mlp:
-            return loans
-        kind, lender = next(iter(self.mlp.items()))
+        self.loans: dict[str, str] = {}
         for family, mixer in self.token_mixer.items():
-            for name, layer in MIXERS[family].channel_matrices.items():
-                path, _, attribute = name.rpartition(".")
-                owner = mixer.get_submodule(path)
-                if getattr(owner, attribute).shape == lender.get_submodule(layer).weight.shape:
-                    delattr(owner, attribute)
-                    loans[f"token_mixer.{family}.{name}"] = f"mlp.{kind}.{layer}"
-        return loans
+            for name, layer in MIXERS[family].channel_matrices:
+                _remove_equal_(mixer, name, self.mlp["mlp"].get_submodule(layer).weight)
+                self.loans[f"token_mixer.{family}.{name}"] = f"mlp.mlp.{layer}"
 
 
 def _gates(kinds: tuple[str, ...], hidden: int, dim: int) -> nn.ModuleDict:
     return nn.ModuleDict({kind: make_gate(kind, hidden, dim) for kind in kinds})
+
+
+def _remove_equal_(mixer: nn.Module, name: str, matrix: Tensor) -> None:
+    """Take tensor `name` of `mixer` away. Raises ValueError unless it is of the shape of `matrix`."""
+    path, _, attribute = name.rpartition(".")
+    owner = mixer.get_submodule(path)
+    own = getattr(owner, attribute, None)
+    if own is None or own.shape != matrix.shape:
+        found = "there is none" if own is None else f"its shape is {list(own.shape)}"
+        raise ValueError(f"channel_matrices names {name!r}, but {found}; that of an MLP is {list(matrix.shape)}")
+    delattr(owner, attribute)
 
 
 @torch.no_grad()

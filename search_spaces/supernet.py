@@ -152,7 +152,7 @@ class Supernet(nn.Module):
         shared = self.get_submodule(path)
         sources, slots, homes = [], [], []
         owners: dict[str, tuple[str, nn.Module]] = {}
-        loans: dict[str, str] = getattr(shared, "loans", {})
+        loans = shared.loans if isinstance(shared, SharedBlock) else {}
         for within, holder, attribute, shape, is_buffer in made.tensors:
             prefix = ".".join(word for word in (name, within) if word)
             if prefix not in owners:
@@ -160,9 +160,8 @@ class Supernet(nn.Module):
                 owners[prefix] = where, _descendant(shared, where)
             where, owner = owners[prefix]
             gain = None
-            loan = loans.get(f"{where}.{attribute}")
-            if loan is not None:
-                owner, attribute = _descendant(shared, loan), "weight"
+            if f"{where}.{attribute}" in loans:
+                owner = _descendant(shared, loans[f"{where}.{attribute}"])
             elif attribute not in (owner._buffers if is_buffer else owner._parameters):
                 gain = (owner, attribute + GAIN)
                 homes.append((owner._parameters, attribute + GAIN))

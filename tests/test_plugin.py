@@ -152,6 +152,10 @@ BROKEN = {
         "return self.conv(x) * self.odd.mean()", "self.odd = nn.Parameter(torch.ones(100 - dim))"
     ),
     "expansion is declared": with_body("return self.conv(x) * self.gain", "self.gain = expansion"),
+    "channel_matrices": with_body(
+        "return self.conv(x)",
+        facts='norm_inside = replaces_block = True; channel_matrices = (("conv.conv.weight", "fc1"),)',
+    ),
     "channels keep their roles": with_body("a, b = self.conv(x).chunk(2, 1); return torch.cat((a, -b), 1)"),
     "gradient reaches every parameter": with_body("return self.conv(x)", "self.idle = nn.Conv2d(dim, dim, 1)"),
     "folds exactly": with_body("return self.norm(self.conv(x))", "self.norm = nn.BatchNorm2d(dim)"),
@@ -159,6 +163,25 @@ BROKEN = {
     "known to the quantizer": with_body("return torch.sigmoid(self.conv(x))"),
     "exports": with_body("return self.conv(x)", name="Head"),
 }
+
+
+@pytest.mark.parametrize(
+    ("matrices", "found"),
+    [
+        ('("conv.conv.weight", "fc3")', r'\("LAYER.weight", "fc1" or "fc2"\) is wanted'),
+        ('("gone.weight", "fc1")', r'\("LAYER.weight", "fc1" or "fc2"\) is wanted'),
+        (
+            '("conv.conv.weight", "fc2")',
+            r"of shape \[32, 32, 1, 1\] cannot be the weight of fc2, of shape \[32, 64, 1, 1\]",
+        ),
+        ('("last.weight", "fc2")', "last.weight is not followed by a BatchNorm"),
+    ],
+)
+def test_what_is_wrong_with_shared_matrices_is_said(matrices: str, found: str) -> None:
+    facts = f"norm_inside = replaces_block = True; channel_matrices = ({matrices},)"
+    init = "self.first = ConvNorm(dim, int(dim * expansion), 1); self.last = nn.Conv2d(int(dim * expansion), dim, 1)"
+    with pytest.raises(UsageError, match=found):
+        check_plugin(Plugin("mine.py", with_body("return self.last(self.first(self.conv(x)))", init, facts)))
 
 
 def test_what_the_standalone_file_would_lack_is_named() -> None:
@@ -194,6 +217,10 @@ def test_a_broken_clause_is_named(clause: str) -> None:
         (EXAMPLE.replace("(3, 5)", "[3]"), r"\(kernels\).*tuple"),
         (EXAMPLE.replace("norm_inside", "residual_inside"), r"\(norms\).*norm_inside"),
         (EXAMPLE.replace("output_layer", "last_layer"), r"\(output_layer\)"),
+        (
+            EXAMPLE.replace("(3, 5), True", "(3, 5), True\n    channel_matrices = (('a.weight', 'fc1'),)"),
+            "replaces_block",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_a_plugin_is_refused(text: str, line: str, tmp_path: Path) -> None:

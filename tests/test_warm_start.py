@@ -70,6 +70,26 @@ def test_networks_of_both_spaces_compute_the_same(tmp_path):
     assert met == set(WIDE.space.mixers), "every mixer was among them"
 
 
+def test_a_supernet_whose_mixers_shared_less_is_refused(tmp_path):
+    spec = override(WIDE, {"space.mixers": ["mbconv", "pool"]})
+    path = kept(spec, tmp_path)
+    tensors, header = load_checkpoint(path)
+    tensors["stages.0.blocks.0.token_mixer.mbconv.expand.conv.weight"] = torch.zeros(1)
+    save_checkpoint(path, tensors, header)
+    with pytest.raises(UsageError, match="its mixers share less than those of this version; train it anew"):
+        warm_start_(Supernet(space_of(spec.space), 10), str(path))
+
+
+def test_the_matrices_of_a_whole_block_are_found_without_an_mlp(tmp_path):
+    wide = override(WIDE, {"space.mixers": ["mbconv"], "space.choices.channel_mixer": ["mlp", "dwconv_ffn"]})
+    narrow = Supernet(space_of(override(wide, {"space.choices.channel_mixer": ["dwconv_ffn"]}).space), 10)
+    warm_start_(narrow, str(kept(wide, tmp_path)))
+    assert torch.equal(
+        narrow.state_dict()["stages.0.blocks.0.mlp.mlp.fc1.weight"],
+        load_checkpoint(tmp_path / "supernet.safetensors")[0]["stages.0.blocks.0.mlp.mlp.fc1.weight"],
+    )
+
+
 def test_training_begins_there_and_the_study_knows(tmp_path):
     first = run_training(small_spec(), tmp_path)
     still = {"train.learning_rate": 1e-12, "train.steps": 1, "train.weight_decay": 0.0}

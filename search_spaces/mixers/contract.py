@@ -35,10 +35,9 @@ class TokenMixer(nn.Module):
     gated: ClassVar[bool] = False
     """It has a hidden layer of `make_divisible(dim * expansion)` channels, and behind it a module `gate`, an Identity
     that the block may replace. Needs `replaces_block`."""
-    channel_matrices: ClassVar[dict[str, str]] = {}
-    """Of a mixer that `replaces_block`: name of a matrix of its own -> "fc1" or "fc2", the layer of a channel mixer whose
-    matrix does the same. In a supernet they are one, so that every block trains it whatever its mixer. A BatchNorm must
-    follow the layer, which gives it its scale."""
+    channel_matrices: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(name of a weight of its own, the layer of an MLP of its expansion, "fc1" or "fc2", whose weight does the same).
+    In a supernet they are one tensor. Needs `replaces_block`, and a BatchNorm behind each, which gives it its scale."""
     late_only: ClassVar[bool] = False
     """Quadratic in the number of tokens: offered in the last two stages only."""
     sized: ClassVar[bool] = False

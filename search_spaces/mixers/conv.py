@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -85,7 +83,7 @@ class MBConv(TokenMixer):
     norm_inside = True
     replaces_block = True
     gated = True
-    channel_matrices: ClassVar = {"expand.conv.weight": "fc1", "project.conv.weight": "fc2"}
+    channel_matrices = (("expand.conv.weight", "fc1"), ("project.conv.weight", "fc2"))
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -118,7 +116,7 @@ class FusedMBConv(TokenMixer):
     norm_inside = True
     replaces_block = True
     gated = True
-    channel_matrices: ClassVar = {"project.conv.weight": "fc2"}
+    channel_matrices = (("project.conv.weight", "fc2"),)
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:
         super().__init__()
@@ -149,7 +147,7 @@ class ConvFirst(TokenMixer):
     norm_inside = True
     replaces_block = True
     gated = True
-    channel_matrices: ClassVar = {"expand.conv.weight": "fc1", "project.conv.weight": "fc2"}
+    channel_matrices = (("expand.conv.weight", "fc1"), ("project.conv.weight", "fc2"))
     group_width = 8
 
     def __init__(self, dim: int, kernel: int, expansion: float, role_width: int, activation: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ import search_spaces.supernet
 from search_spaces.architecture import ACTIVATIONS, NORMS, Architecture, Block, Stage
 from search_spaces.elastic import shared_index
 from search_spaces.layers import ACTIVATION_LAYERS, Add
+from search_spaces.menu import MENU
+from search_spaces.metaformer import load_space
+from search_spaces.mixers import MIXERS
 from search_spaces.network import build_network, fold
 from search_spaces.norms import NORM_LAYERS
 from search_spaces.parts import network_parts
@@ -139,6 +143,38 @@ def test_gradient_reaches_every_active_parameter_and_no_other(arch):
     for source in (source for piece in supernet.pieces(arch) for source in piece.sources):
         if not source.is_buffer:
             assert getattr(source.owner, source.attribute).grad is not None, source.name
+
+
+WHOLE = {family: mixer.channel_matrices for family, mixer in MIXERS.items() if mixer.replaces_block}
+
+
+def test_every_mixer_that_is_the_whole_block_shares_its_pointwise_matrices() -> None:
+    """All but those behind something that an MLP has not: the dense 3x3 of fused_mbconv."""
+    for family, matrices in WHOLE.items():
+        make: Any = MIXERS[family]
+        block = make(16, kernel=make.kernels[0], expansion=2.0, role_width=16, activation="relu")
+        pointwise = {name for name, p in block.named_parameters() if p.ndim == 4 and p.shape[2:] == (1, 1)}
+        assert {name for name, _ in matrices} == pointwise, family
+
+
+@pytest.mark.parametrize("family", list(WHOLE))
+def test_a_block_in_one_piece_trains_the_matrices_of_a_block_in_two(family: str) -> None:
+    space = load_space("metaformer", mixers=["pool", family], choices={"expansion": [2.0, 4.0]})
+    supernet = Supernet(space, CLASSES).train()
+    genome = space.sample(np.random.default_rng(0))
+    whole, two = (
+        space.decode(genome | {f"stage{number}.mixer": word for number in (1, 2, 3, 4)} | {"stage1.expansion": 2.0})
+        for word in (MENU[family].words(family)[0], "pool")
+    )
+    supernet(images(whole), whole).square().sum().backward()
+    block, plain = supernet.subnet(whole).stages[0].blocks[0].token_mixer, supernet.subnet(two).stages[0].blocks[0].mlp
+    held = supernet.stages[0].blocks[0].mlp["mlp"]
+    for name, layer in WHOLE[family]:
+        weight = block.get_parameter(name)
+        assert torch.equal(weight, plain.get_submodule(layer).weight)
+        grad = held.get_submodule(layer).weight.grad
+        assert grad[tuple(map(slice, weight.shape))].abs().sum() > 0
+        assert int((grad != 0).sum()) <= weight.numel()
 
 
 def test_supernet_leaves_its_input_and_its_weights_alone(supernet):
