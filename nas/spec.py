@@ -18,6 +18,9 @@ from nas.spec_rules import check
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The studies that ship, one TOML each."""
 
+SUPERNETS = 5
+"""Which shared weights the same spec gives. Raised when training or sharing changes: studies and supernets begin anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpaceSpec:
@@ -172,7 +175,7 @@ class StudySpec:
             del content["space"]["multiplex"]
         del content["data"]["source"], content["search"]["targets"], content["train"]["warm_start"]
         content["space"].pop("plugin", None)
-        text = json.dumps([content, *facts], sort_keys=True)
+        text = json.dumps([SUPERNETS, content, *facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -30,15 +30,12 @@ from nas.group import Group, process_group
 from nas.loop import Progress, Trainee, run_steps
 from nas.losses import alpha_divergence, kl, label_loss
 from nas.recipe import Batch, dropped_paths, make_optimizer, resized, training_batch, update
-from nas.spec import TrainSpec
+from nas.spec import SUPERNETS, TrainSpec
 from nas.teacher import Teacher, load_teacher, weights_identity
 from nas.warm_start import origin_identity, warm_start_
 from search_spaces.architecture import Architecture
 from search_spaces.space import UNORDERED, SearchSpace
 from search_spaces.supernet import Supernet
-
-FORMAT = 5
-"""Raised when training changes what the same spec gives."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec, o
     description["choices"] = {k: v for k, v in description["choices"].items() if k.split(".")[-1] != "bits"}
     training = asdict(spec)
     del training["checkpoint_every"], training["warm_start"]
-    content = [FORMAT, description, bundle.identity, bundle.num_classes, bundle.in_chans, training]
+    content = [SUPERNETS, description, bundle.identity, bundle.num_classes, bundle.in_chans, training]
     if spec.teacher:
         content.append(weights_identity(spec.teacher))
     if spec.warm_start:
