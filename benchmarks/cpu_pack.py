@@ -5,9 +5,9 @@
     python -m benchmarks.cpu_pack --set NAME --dir FOLDER --minutes 4 --kinds network --export hw_models/packs
 
 150 blocks and 30 networks to be predicted, 15 of timm and 15 drawn from the space (benchmarks/packs.py says how they
-are chosen), each in fp32 and int8. What is measured is kept; the same command goes on. NAME is a target, or a further set
-of networks to be predicted from its blocks (a folder of its own). The blocks of the pack epyc_zen5_core were chosen by a
-design that is older (farthest points).
+are chosen), each in fp32 and int8. What is measured is kept; the same command goes on. NAME is a target, or a further
+set of networks to be predicted from its blocks (a folder of its own). The blocks of the pack epyc_zen5_core were chosen
+by a design that is older (farthest points).
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class Design:
 
     timm: networks to be predicted, each at its own input size; drawn: (preset, networks) of the space, with `seed`.
     blocks: how many. formats: (precision, batch) in which each is measured. shortest_s, longest_s: predicted times of
-    blocks that are worth their measuring. clock_s: scatter of a measured time that does not shrink with it. further: name
-    of a set of networks beside the first.
+    blocks that are worth their measuring. clock_s: scatter of a measured time that does not shrink with it. further:
+    name of a set of networks beside the first.
     """
 
     target: str

@@ -19,7 +19,7 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The studies that ship, one TOML each."""
 
 SUPERNETS = 5
-"""Which shared weights the same spec gives. Raised when training or sharing changes: studies and supernets begin anew."""
+"""Which shared weights the same spec gives. Raised when training or sharing changes: then all begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
