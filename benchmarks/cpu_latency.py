@@ -2,12 +2,11 @@
 
     python -m benchmarks.cpu_latency --out studies/results
 
-For each core, blocks and networks are those of its measurement packs: NAME (up to 150 blocks in fp32 and int8, see
-benchmarks/cpu_pack.py) and NAME_networks (timm networks and networks of the space); NAME/second is a further set of
-networks of that core, predicted from the same blocks. The predictor is fitted to the blocks of one precision at a time,
-and, as a stricter reading of "at most 150 measurements", to 75 of them in both precisions. A prediction counts as near
-when it lies within 10 percent of the measured latency, or within the spread of its repeats where that is wider. What
-was looked at before which figure is in LIMITS.
+For each core, blocks and networks are those of its measurement packs: NAME (150 blocks, see benchmarks/cpu_pack.py, in
+fp32 and int8) and NAME_networks (timm networks and networks of the space). The predictor is fitted to the blocks of one
+precision at a time, and, as a stricter reading of "at most 150 measurements", to 75 of them in both precisions. A
+prediction counts as near when it lies within 10 percent of the measured latency, or within the spread of its repeats
+where that is wider. What was looked at before which figure is in LIMITS.
 """
 
 from __future__ import annotations
@@ -24,39 +23,34 @@ LIMITS = {
     "epyc_zen5_core": "development data: its networks were looked at often, and what ONNX Runtime makes of SiLU and "
     "of means between integers was put into the cost model because of their errors; blocks of the space and single "
     "convolutions alone, so that timm networks come out an eighth too fast in int8",
-    "epyc_zen3_core": "the first networks of a core whose target, blocks and networks were fixed before anything was "
-    "measured (benchmarks/cpu_pack.py); a virtual core of a host with other guests, all else of ours stopped; blocks "
-    "in two sittings of nine and of fifteen minutes, in the order of the design, so that not all were reached; what "
-    "the tool refused as measured under load is left out; four networks of a search, not among these, were measured "
-    "before; the first sitting's blocks alone, 80 and 78, gave shares of 0.72 (fp32) and 0.75 (int8) of these networks "
-    "within 10 percent or spread, blind (commit 33c3e4c): known when the second was measured, and nothing was changed",
-    "epyc_zen3_core/second": "blind: fixed before anything of them was measured, of families of which no block and no "
-    "network was timed on a core; blocks of both sittings",
+    "epyc_zen3_core": "blind: target, blocks and networks were fixed before anything was measured "
+    "(benchmarks/cpu_pack.py), and this is the first fit; a virtual core of a host with other guests, all else of ours "
+    "stopped; nine minutes for blocks, in the order of the design, so that not all were reached; what the tool refused "
+    "as measured under load is left out; four networks of a search, not among these, were measured before",
 }
-"""Set of networks (benchmarks/cpu_pack.py) -> what was looked at."""
+"""Target -> what was looked at."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("studies/results"))
-    parser.add_argument("--set", nargs="+", choices=list(LIMITS), default=list(LIMITS))
+    parser.add_argument("--target", nargs="+", choices=list(LIMITS), default=list(LIMITS))
     parser.add_argument("--name", default="cpu_latency", help="of the files of results")
     args = parser.parse_args()
     scores, rows, runtimes = [], [], {}
-    for which in args.set:
-        name = which.partition("/")[0]
-        networks = load_pack(f"{which.replace('/', '_')}_networks")
-        runtimes[which] = f"{networks[0].runtime} {networks[0].runtime_version}, one thread"
+    for name in args.target:
+        target, blocks, networks = load_target(name), load_pack(name), load_pack(f"{name}_networks")
+        runtimes[name] = f"{networks[0].runtime} {networks[0].runtime_version}, one thread"
         for label, precisions in (("fp32", ["fp32"]), ("int8", ["w8a8"]), ("both", ["fp32", "w8a8"])):
             formats = [(precision, 1) for precision in precisions]
-            found, detail = study(load_target(name), load_pack(name), networks, formats, label)
-            scores += [row | {"target": which} for row in found]
-            rows += [row | {"target": which} for row in detail]
+            found, detail = study(target, blocks, networks, formats, label)
+            scores += found
+            rows += detail
     head = {
         "what": "whole networks on one CPU core, predicted from measured blocks alone",
         **provenance(),
         "runtime": "; ".join(f"{name}: {runtime}" for name, runtime in runtimes.items()),
-        "limits": "; ".join(f"{name}: {LIMITS[name]}" for name in args.set),
+        "limits": "; ".join(f"{name}: {LIMITS[name]}" for name in args.target),
     }
     write(args.out, args.name, head, scores, rows)
 
