@@ -111,7 +111,7 @@ class SharedBlock(nn.Module):
         self.loans: dict[str, str] = {}
         for family, mixer in self.token_mixer.items():
             for name, layer in MIXERS[family].channel_matrices:
-                _remove_equal_(mixer, name, self.mlp["mlp"].get_submodule(layer).weight)
+                _remove_equal_(mixer, name, self.mlp["mlp"].get_parameter(f"{layer}.weight"))
                 self.loans[f"token_mixer.{family}.{name}"] = f"mlp.mlp.{layer}"
 
 

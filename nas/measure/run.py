@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hw_models.measurements import Measurement
 from nas.errors import Interrupted, NasError, UsageError
 from nas.measure.jobs import Graph, Job, graphs_of, name_of
+from nas.measure.peace import best_s, taken_at_peace, warn_of_a_slow_machine
 from nas.measure.pool import Opened
 from nas.measure.records import MeasurementStore
 from nas.measure.session import Device, Outcome, Session
@@ -50,7 +50,8 @@ def measure_jobs(
     prepare_only: bool = False,
     seed: int = 0,
 ) -> Outcome:
-    """Measure what the store does not have yet, in the order of `jobs`.
+    """Measure what the store does not have yet, or has from a slower machine (`nas.measure.peace`), in the order of
+    `jobs`.
 
     minutes: stop before the group of jobs that begins after so many minutes of timing; where workers open the graphs,
     that counts too, and what is open when the time is up is timed. prepare_only: write or compile the graphs and time
@@ -64,9 +65,12 @@ def measure_jobs(
                 "it must come from a device that has such kernels"
             )
     records = store.of(target)
-    have = {record.identity for record in records}
+    have = {record.identity for record in taken_at_peace(records)}
     pending = [job for job in jobs if _identity(job, on, target) not in have]
     outcome = Outcome(known=len(jobs) - len(pending))
+    again = {record.identity for record in records} - have
+    if again and (count := sum(_identity(job, on, target) in again for job in pending)):
+        narrator.say(f"{count} earlier times were taken while the machine was slower than it can be: taken again")
     try:
         with on.held() as state:
             ready = _prepare(pending, on, outcome, narrator)
@@ -74,9 +78,10 @@ def measure_jobs(
                 _warm(ready, on, outcome, narrator, minutes)
                 return outcome
             if ready:
-                session = Session(
-                    on, target, state, on.sentinel(_best_s(records)), np.random.default_rng(seed), outcome
-                )
+                sentinel = on.sentinel(best_s(records))
+                if sentinel is not None:
+                    warn_of_a_slow_machine(target, sentinel.best_s, narrator)
+                session = Session(on, target, state, sentinel, np.random.default_rng(seed), outcome)
                 _time_all(ready, session, store, narrator, minutes)
     except KeyboardInterrupt as error:
         done = len(outcome.measured) + outcome.known
@@ -134,11 +139,6 @@ def _warm(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrator,
         if reason := next((str(failed[graph]) for graph, _ in job.terms if graph in failed), None):
             outcome.refused[name_of(job)] = reason
     outcome.left = sum(name_of(job) not in outcome.refused for job in jobs)
-
-
-def _best_s(records: Sequence[Measurement]) -> float:
-    """The sentinel's time at peace, from measurements of the same device."""
-    return min((record.condition().get("sentinel_s", float("inf")) for record in records), default=float("inf"))
 
 
 def _time_all(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import numpy as np
 import pytest
 from pool_opener import GraphOpener
 
-from hw_models.measurements import Measurement
+from hw_models.measurements import Measurement, load_pack
 from nas.errors import Interrupted, NasError, UsageError
 from nas.measure.ask import run_measuring
 from nas.measure.cpu import CpuDevice
 from nas.measure.design import part_pool
 from nas.measure.graphs import session_options, unfused
 from nas.measure.jobs import CHAIN, Graph, Job, name_of, prepare
+from nas.measure.peace import best_s, warn_of_a_slow_machine
 from nas.measure.pool import Opened, Pool, Progress
 from nas.measure.records import MeasurementStore
 from nas.measure.run import LOSSES, groups, measure_jobs
@@ -92,6 +95,36 @@ def test_measured_recorded_and_not_measured_again(tmp_path: Path, unexcited: Non
         assert all((record.runtime_version, record.commit, record.date))
     again = measure_jobs(jobs, device, "core", store, _QUIET)
     assert again.known == len(records)
+
+
+def test_times_of_a_slower_machine_are_taken_again(tmp_path: Path, unexcited: None, monkeypatch) -> None:
+    """What began on a busy machine is found out when the machine is at peace."""
+    store = MeasurementStore(Store(tmp_path, create=True))
+    device = CpuDevice(tmp_path / "graphs")
+    jobs = _jobs(1)
+    first = measure_jobs(jobs, device, "core", store, _QUIET).measured
+    slow, *others = (dict(record.condition()) for record in first)
+    slow["sentinel_s"] *= 2
+    store.put([replace(first[0], latency_s=1.0, high_s=1.0, conditions=json.dumps(slow))])
+    lines: list[str] = []
+    narrator = Narrator(quiet=True)
+    monkeypatch.setattr(narrator, "say", lines.append)
+    outcome = measure_jobs(jobs, device, "core", store, narrator)
+    assert outcome.known == len(others) == len(jobs) - 1
+    assert lines == ["1 earlier times were taken while the machine was slower than it can be: taken again"]
+    assert all(record.latency_s < 1.0 for record in store.of("core"))
+
+
+def test_a_machine_slower_than_that_of_the_pack_is_named() -> None:
+    lines: list[str] = []
+    narrator = Narrator(quiet=True)
+    narrator.warn = lines.append  # type: ignore[method-assign]
+    known = best_s(load_pack("epyc_zen3_core"))
+    warn_of_a_slow_machine("epyc_zen3_core", 1.05 * known, narrator)
+    warn_of_a_slow_machine("npu_40tops", 1.0, narrator)
+    assert not lines
+    warn_of_a_slow_machine("epyc_zen3_core", 1.3 * known, narrator)
+    assert "1.3 times as long as when the pack epyc_zen3_core was measured" in lines[0]
 
 
 class _Stops(CpuDevice):
