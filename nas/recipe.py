@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.layers import drop_path
 from torch import Tensor, nn
 
 from nas.data.augment import augment
@@ -131,8 +132,6 @@ def _residual_sums(network: nn.Module) -> Iterable[nn.Module]:
 
 
 def _dropper(probability: float) -> Any:
-    from timm.layers import drop_path  # here: it takes as long to import as torch
-
     def drop(module: nn.Module, terms: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x, branch = terms
         return x, drop_path(branch, probability, module.training)

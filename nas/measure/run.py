@@ -34,7 +34,6 @@ TIMING_SHARE = 0.25
 MOST_REFUSED = 4
 """After so many refusals the machine is given up when most tries were refused."""
 
-
 LOSSES = 3
 """A job is given up when its worker was lost so often while another graph was timed, or none was."""
 
