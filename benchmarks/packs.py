@@ -25,6 +25,7 @@ from nas.calibrate import record_units
 from nas.measure.design import draw_networks, part_pool
 from nas.measure.goals import CLOCK_S, least_variance, log_latency_vector, scatter
 from nas.measure.jobs import Job
+from nas.measure.peace import taken_at_peace
 from nas.measure.records import MeasurementStore
 from nas.measure.run import measure_jobs
 from nas.measure.session import Device, Outcome
@@ -149,13 +150,19 @@ def networks(design: Design) -> list[Subject]:
 
 
 def load_jobs(folder: Path, design: Design) -> list[Job]:
-    """Blocks, then networks, in each format: kept in subjects.json of the folder once they are chosen."""
-    path = folder / "subjects.json"
+    """Blocks, then networks, in each format: kept in subjects.json of the folder once they are chosen.
+
+    Raises SystemExit where they are those of another set.
+    """
+    path, own = folder / "subjects.json", f"{design.target}/{design.further}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         kept = [[s.name, s.kind, s.input_size, s.description] for s in (*blocks(design), *networks(design))]
-        path.write_text(json.dumps(kept))
-    subjects = [Subject(*row) for row in json.loads(path.read_text())]
+        path.write_text(json.dumps({"set": own, "subjects": kept}))
+    content = json.loads(path.read_text())
+    if content["set"] != own:
+        raise SystemExit(f"{folder} holds the set {content['set']}, not {own}: give --dir a folder of its own")
+    subjects = [Subject(*row) for row in content["subjects"]]
     return [Job(subject, *form) for subject in subjects for form in design.formats]
 
 
@@ -181,7 +188,7 @@ def export(jobs: Sequence[Job], design: Design, folder: Path, out: Path) -> None
     place = {(job.subject.name, job.precision, job.batch): number for number, job in enumerate(jobs)}
     keyed = {
         (record.subject, record.precision, record.batch): record
-        for record in MeasurementStore(Store(folder)).of(design.target)
+        for record in taken_at_peace(MeasurementStore(Store(folder)).of(design.target))
     }
     records = [keyed[key] for key in sorted(keyed.keys() & place.keys(), key=place.__getitem__)]
     words = "_".join(word for word in (design.target, design.further, "networks") if word)

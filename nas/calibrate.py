@@ -29,6 +29,7 @@ from nas.correlation import spearman
 from nas.errors import UsageError
 from nas.measure.jobs import CHAIN, is_chained
 from nas.measure.methods import check_one_method, methods_of
+from nas.measure.peace import taken_at_peace
 from nas.measure.records import MeasurementStore
 from nas.problem import find_target
 from nas.progress import Narrator
@@ -109,14 +110,21 @@ def _too_few(
 def gather(target: str, measured: MeasurementStore, narrator: Narrator, batch: int = 1) -> list[Measurement]:
     """A target's measurements at a batch: the database's, then those of packs that it does not have.
 
-    Those of other batches are left out, which is said. Packs of other software or methods than the database's are left
-    out, and so are their values where the database disagrees; both are said. Raises UsageError when the database itself
+    Those of other batches, or of a slower machine (`nas.measure.peace`), are left out, which is said. Packs of other
+    software or methods than the database's are left out, and so are their values where the database disagrees; both are
+    said. Raises UsageError when the database itself
     mixes software or methods.
     """
     own = measured.of(target)
     _check_software(own, measured.url)
     check_one_method(own, measured.url)
-    own, others = _of_batch(own, batch)
+    believed = taken_at_peace(own)
+    if slow := len(own) - len(believed):
+        narrator.warn(
+            f"{slow} of {len(own)} measurements of {target} were taken while the machine was slower than it can be and "
+            "are left out; the `nas measure` that took them takes them again"
+        )
+    own, others = _of_batch(believed, batch)
     found = {record.thing: record for record in own}
     for name in list_packs():
         try:

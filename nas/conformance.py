@@ -100,12 +100,17 @@ def _channel_matrices_are_those_of_an_mlp(family: str) -> None:
         for dim, expansion in ((NARROW, 2.0), (WIDE, 3.0)):
             weights = dict(_mixer(family, dim, kernel, expansion=expansion).named_parameters())
             wanted = dict(Mlp(dim, expansion, "gelu").named_parameters())
-            if f"{layer}.weight" not in wanted or name not in weights:
+            if f"{layer}.weight" not in wanted:
                 raise Broken(f'("LAYER.weight", "fc1" or "fc2") is wanted, but got {(name, layer)!r}')
+            if name not in weights:
+                raise Broken(f"there is no weight {name!r}; it has {', '.join(weights)}")
             shapes = [list(tensor.shape) for tensor in (weights[name], wanted[f"{layer}.weight"])]
             if not name.endswith(".weight") or shapes[0] != shapes[1]:
                 raise Broken(f"{name} of shape {shapes[0]} cannot be the weight of {layer}, of shape {shapes[1]}")
         mixer = _mixer(family, NARROW, kernel).train()
+        for module in mixer.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)  # one that begins with zeros would hide everything
         before = mixer(x)
         dict(mixer.named_parameters())[name].mul_(2)
         if not torch.allclose(mixer(x), before, rtol=1e-3, atol=1e-4):

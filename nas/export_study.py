@@ -101,7 +101,7 @@ def same_problem(study: Study, narrator: Narrator) -> Problem:
     problem = pose(study.spec, study.root, narrator, study.url)
     if problem.identity != study.identity:
         raise UsageError(
-            f"the images or a target file of study {study.name}, or this program, have changed since it ran: an export "
-            "would not be what was scored; restore them, or search again"
+            f"study {study.name} ran with other images, target files, plugin, first weights, or version of this "
+            "program: what it scored is not what would be made now; restore them, use that version, or search again"
         )
     return problem

@@ -18,8 +18,8 @@ from nas.spec_rules import check
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The studies that ship, one TOML each."""
 
-SUPERNETS = 5
-"""Which shared weights the same spec gives. Raised when training or sharing changes: then all begin anew."""
+SUPERNET_VERSION = 5
+"""Raised when training or sharing gives other weights for the same spec: supernets train anew, studies are new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class StudySpec:
         return spec
 
     def identity(self, *facts: str) -> str:
-        """Sixteen hexadecimal digits that name the study, whatever its length and speed.
+        """Sixteen hexadecimal digits that name the study, whatever its length and speed; others with SUPERNET_VERSION.
 
         facts: what data.source, search.targets, space.plugin and train.warm_start stood for (content of images and
         of files). They take the place of the names: a moved folder is the same study, a changed file is another.
@@ -175,7 +175,7 @@ class StudySpec:
             del content["space"]["multiplex"]
         del content["data"]["source"], content["search"]["targets"], content["train"]["warm_start"]
         content["space"].pop("plugin", None)
-        text = json.dumps([SUPERNETS, content, *facts], sort_keys=True)
+        text = json.dumps([SUPERNET_VERSION, content, *facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -28,6 +28,7 @@ from nas.measure.ask import DEVICES, IN_CHANS, NUM_CLASSES
 from nas.measure.cuda import KNOWN_GPUS
 from nas.measure.design import part_pool
 from nas.measure.device import KNOWN_CPUS
+from nas.measure.peace import taken_at_peace
 from nas.measure.plan import COLUMNS as PLAN_COLUMNS
 from nas.measure.plan import is_chainable
 from nas.measure.records import MeasurementStore
@@ -70,7 +71,7 @@ def suggest_measurements(
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(Store(folder, url, create=True)) as store:
-        known = [record for record in MeasurementStore(store).of(target.name) if record.batch == batch]
+        known = [one for one in taken_at_peace(MeasurementStore(store).of(target.name)) if one.batch == batch]
     if not precisions:
         raise UsageError("name at least one precision")
     if unknown := [precision for precision in precisions if precision not in PRECISIONS]:

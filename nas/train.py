@@ -30,7 +30,7 @@ from nas.group import Group, process_group
 from nas.loop import Progress, Trainee, run_steps
 from nas.losses import alpha_divergence, kl, label_loss
 from nas.recipe import Batch, dropped_paths, make_optimizer, resized, training_batch, update
-from nas.spec import SUPERNETS, TrainSpec
+from nas.spec import SUPERNET_VERSION, TrainSpec
 from nas.teacher import Teacher, load_teacher, weights_identity
 from nas.warm_start import origin_identity, warm_start_
 from search_spaces.architecture import Architecture
@@ -58,7 +58,7 @@ def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec, o
     description["choices"] = {k: v for k, v in description["choices"].items() if k.split(".")[-1] != "bits"}
     training = asdict(spec)
     del training["checkpoint_every"], training["warm_start"]
-    content = [SUPERNETS, description, bundle.identity, bundle.num_classes, bundle.in_chans, training]
+    content = [SUPERNET_VERSION, description, bundle.identity, bundle.num_classes, bundle.in_chans, training]
     if spec.teacher:
         content.append(weights_identity(spec.teacher))
     if spec.warm_start:

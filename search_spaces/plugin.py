@@ -114,7 +114,12 @@ def _facts(plugin: Plugin, family: Any, mixer: Any) -> MixerFacts:
         raise broken("norms", "residual_inside and replaces_block need norm_inside")
     if mixer.norm_inside and mixer.norm_after:
         raise broken("norms", "norm_inside and norm_after exclude each other")
-    if mixer.channel_matrices and not mixer.replaces_block:
+    matrices = mixer.channel_matrices
+    if not isinstance(matrices, tuple) or any(not isinstance(row, tuple) or len(row) != 2 for row in matrices):
+        raise broken("channel_matrices", f'(("LAYER.weight", "fc1"), ...) is wanted, but got {matrices!r}')
+    if any(len(set(column)) < len(matrices) for column in zip(*matrices, strict=True)):
+        raise broken("channel_matrices", f"each name and each layer stand once, but got {matrices!r}")
+    if matrices and not mixer.replaces_block:
         raise broken("channel_matrices", "it needs replaces_block")
     if not mixer.norm_after and not mixer.residual_inside and not hasattr(mixer, "output_layer"):
         raise broken("output_layer", "a method that returns its last layer with weights is wanted")

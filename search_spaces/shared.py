@@ -47,7 +47,9 @@ def offer(space: SearchSpace, stage: int, block: int, size: int) -> Offer:
     if "none" in kinds and "identity" in families and "mlp" not in kinds:
         kinds.append("mlp")  # `identity` without a channel mixer would be an empty block
     if "mlp" not in kinds and any(MIXERS[family].channel_matrices for family in families):
-        kinds.append("mlp")  # holds their matrices, whatever else is on offer, so that narrower spaces find them
+        # Holds their matrices, whatever else is on offer: a narrower space finds them in a wider one's supernet. What
+        # else it has is trained by nobody then.
+        kinds.append("mlp")
     return Offer(
         families=families,
         expansion=max(map(float, space[f"{prefix}.expansion"].values)),

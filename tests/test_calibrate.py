@@ -258,6 +258,18 @@ def test_a_calibration_is_of_one_batch(tmp_path, records):
             calibrations.named(f"{TARGET}@batch64#9")
 
 
+def test_times_of_a_slower_machine_are_left_out(tmp_path, records):
+    states = [json.dumps({"sentinel_s": 2e-4 if number < 3 else 1e-4}) for number in range(len(records))]
+    own = [replace(record, conditions=state) for record, state in zip(records, states, strict=True)]
+    heard = Heard()
+    with closing(Store(put(tmp_path, own))) as store:
+        found = gather(TARGET, MeasurementStore(store), heard)
+    assert {record.thing for record in found} == {record.thing for record in own[3:]}
+    assert any(
+        f"3 of {len(own)} measurements of {TARGET} were taken while the machine was slower" in s for s in heard.said
+    )
+
+
 def test_a_pack_of_two_batches_serves_both(tmp_path, monkeypatch, records):
     pack = [replace(record, batch=batch) for record in records for batch in (1, 64)]
     monkeypatch.setattr("nas.calibrate.list_packs", lambda: ["made_up"])

@@ -169,7 +169,9 @@ BROKEN = {
     ("matrices", "found"),
     [
         ('("conv.conv.weight", "fc3")', r'\("LAYER.weight", "fc1" or "fc2"\) is wanted'),
-        ('("gone.weight", "fc1")', r'\("LAYER.weight", "fc1" or "fc2"\) is wanted'),
+        ('("gone.weight", "fc1")', r"there is no weight 'gone.weight'; it has conv.conv.weight"),
+        ('"conv.conv.weight", "fc1"', r'\(\("LAYER.weight", "fc1"\), \.\.\.\) is wanted'),
+        ('("first.conv.weight", "fc1"), ("first.conv.weight", "fc2")', "each name and each layer stand once"),
         (
             '("conv.conv.weight", "fc2")',
             r"of shape \[32, 32, 1, 1\] cannot be the weight of fc2, of shape \[32, 64, 1, 1\]",

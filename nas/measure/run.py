@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from nas.errors import Interrupted, NasError, UsageError
 from nas.measure.jobs import Graph, Job, graphs_of, name_of
-from nas.measure.peace import best_s, taken_at_peace, warn_of_a_slow_machine
+from nas.measure.peace import peace_s, taken_at_peace, warn_of_a_slow_machine
 from nas.measure.pool import Opened
 from nas.measure.records import MeasurementStore
 from nas.measure.session import Device, Outcome, Session
@@ -63,21 +64,21 @@ def measure_jobs(
                 f"{on.runtime} on this device times {', '.join(on.precisions)}, but not {job.precision}: a figure for "
                 "it must come from a device that has such kernels"
             )
-    records = store.of(target)
-    have = {record.identity for record in taken_at_peace(records)}
-    pending = [job for job in jobs if _identity(job, on, target) not in have]
-    outcome = Outcome(known=len(jobs) - len(pending))
-    again = {record.identity for record in records} - have
-    if again and (count := sum(_identity(job, on, target) in again for job in pending)):
-        narrator.say(f"{count} earlier times were taken while the machine was slower than it can be: taken again")
+    records, outcome = store.of(target), Outcome()
     try:
         with on.held() as state:
+            sentinel = None if prepare_only else on.sentinel(peace_s(records))
+            believed = taken_at_peace(records, inf if sentinel is None else sentinel.best_s)
+            have = {record.identity for record in believed}
+            pending = [job for job in jobs if _identity(job, on, target) not in have]
+            outcome.known = len(jobs) - len(pending)
+            again = {record.identity for record in records} - have
+            if count := sum(_identity(job, on, target) in again for job in pending):
+                narrator.say(f"{count} earlier times were taken while the machine was slower than it can be: once more")
             ready = _prepare(pending, on, outcome, narrator)
             if prepare_only:
                 _warm(ready, on, outcome, narrator, minutes)
-                return outcome
-            if ready:
-                sentinel = on.sentinel(best_s(records))
+            elif ready:
                 if sentinel is not None:
                     warn_of_a_slow_machine(target, sentinel.best_s, narrator)
                 session = Session(on, target, state, sentinel, np.random.default_rng(seed), outcome)
@@ -193,7 +194,9 @@ def _again(lost: Sequence[Job], losses: Counter[Job], session: Session, narrator
     losses.update(lost)
     for job in lost:
         if losses[job] >= LOSSES:
-            session.outcome.refused[name_of(job)] = f"it was lost with its worker {LOSSES} times, and never timed"
+            session.outcome.refused[name_of(job)] = (
+                f"it was lost with its worker {LOSSES} times, and never timed; fewer --workers need less memory"
+            )
     together = [job for job in lost if losses[job] == 1]
     alone = [[job] for job in lost if 1 < losses[job] < LOSSES]
     if again := len(together) + len(alone):

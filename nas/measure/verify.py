@@ -23,6 +23,7 @@ from nas.files import sole_user
 from nas.latency import UNCALIBRATED
 from nas.measure.ask import open_device, refuse_other_threads, target_name
 from nas.measure.jobs import Job
+from nas.measure.peace import taken_at_peace
 from nas.measure.records import MeasurementStore, refuse_other_software
 from nas.measure.run import measure_jobs
 from nas.problem import find_target
@@ -131,7 +132,7 @@ def verify_study(
             outcome = measure_jobs(jobs, on, name, measured, narrator)
         found = {
             (record.subject, record.precision): record
-            for record in measured.of(name)
+            for record in taken_at_peace(measured.of(name))
             if record.runtime_version == on.runtime_version and record.batch == 1
         }
         predict = _Predictor(described, name, CalibrationStore(store))

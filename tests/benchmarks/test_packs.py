@@ -25,7 +25,8 @@ def _folder(path: Path, blocks: int) -> Path:
     """With the choice of an earlier call: some blocks, then two networks."""
     parts = part_pool(load_space("metaformer", "small"), blocks, 0, 10, 3)[:blocks]
     subjects = [*map(part_subject, parts), named_subject("resnet18"), named_subject("lcnet_100")]
-    (path / "subjects.json").write_text(json.dumps([[s.name, s.kind, s.input_size, s.description] for s in subjects]))
+    rows = [[s.name, s.kind, s.input_size, s.description] for s in subjects]
+    (path / "subjects.json").write_text(json.dumps({"set": "h200/", "subjects": rows}))
     return path
 
 
@@ -59,6 +60,11 @@ def test_first_blocks_then_networks_then_the_rest(tmp_path: Path, monkeypatch: p
     assert [(job.subject.kind, job.batch) for job in ordered] == [
         (kind, batch) for kind in ("block", "block", "network", "network", "block") for batch in (1, 64)
     ]
+
+
+def test_a_folder_of_another_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="holds the set h200/, not h200/second: give --dir a folder of its own"):
+        packs.load_jobs(_folder(tmp_path, 1), replace(gpu_pack.DESIGN, further="second"))
 
 
 def test_a_pack_is_written_in_the_order_of_the_design(tmp_path: Path) -> None:

@@ -149,12 +149,12 @@ WHOLE = {family: mixer.channel_matrices for family, mixer in MIXERS.items() if m
 
 
 def test_every_mixer_that_is_the_whole_block_shares_its_pointwise_matrices() -> None:
-    """All but those behind something that an MLP has not: the dense 3x3 of fused_mbconv."""
+    """The dense 3x3 of fused_mbconv is none of an MLP."""
     for family, matrices in WHOLE.items():
         make: Any = MIXERS[family]
         block = make(16, kernel=make.kernels[0], expansion=2.0, role_width=16, activation="relu")
         pointwise = {name for name, p in block.named_parameters() if p.ndim == 4 and p.shape[2:] == (1, 1)}
-        assert {name for name, _ in matrices} == pointwise, family
+        assert {name for name, _ in matrices} == pointwise, f"name the 1x1 matrices of {family} in its channel_matrices"
 
 
 @pytest.mark.parametrize("family", list(WHOLE))
