@@ -20,7 +20,7 @@ from nas.measure.ask import run_measuring
 from nas.measure.cpu import CpuDevice
 from nas.measure.design import part_pool
 from nas.measure.graphs import session_options, unfused
-from nas.measure.jobs import CHAIN, Graph, Job, name_of, prepare
+from nas.measure.jobs import CHAIN, Graph, Job, graphs_of, name_of, prepare
 from nas.measure.peace import peace_s, warn_of_a_slow_machine
 from nas.measure.pool import Opened, Pool, Progress
 from nas.measure.records import MeasurementStore
@@ -266,6 +266,7 @@ class _Vanishing(_Pooled):
     workers, left = 1, LOSSES
 
     def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened:
+        self.asked = [*getattr(self, "asked", []), set(graphs)]
         opened = super().open(graphs, until, update)
         if self.left:
             self.left -= 1
@@ -277,14 +278,17 @@ class _Vanishing(_Pooled):
 
 @pytest.mark.slow
 def test_workers_that_vanish_between_opening_and_timing_are_not_replaced_for_ever(tmp_path: Path) -> None:
-    """No graph is to blame, so it is opened again, but not more than twice; the same command goes on later."""
-    device, jobs, store = _Vanishing(tmp_path / "graphs"), _steady(1), MeasurementStore(Store(tmp_path, create=True))
+    """No graph is to blame, so all are opened again, the second time each alone; the same command goes on later."""
+    device, jobs, store = _Vanishing(tmp_path / "graphs"), _steady(2), MeasurementStore(Store(tmp_path, create=True))
     outcome = measure_jobs(jobs, device, "core", store, _QUIET)
-    assert (outcome.measured, device.left) == ([], 0)
-    assert outcome.refused == {name_of(jobs[0]): "it was lost with its worker 3 times, and never timed"}
+    each = [set(graphs_of([job])) for job in jobs]
+    assert device.asked == [set.union(*each), set.union(*each), *each]
+    assert [record.subject for record in outcome.measured] == [jobs[1].subject.name]
+    reason = "it was lost with its worker 3 times, and never timed; fewer --workers need less memory"
+    assert outcome.refused == {name_of(jobs[0]): reason}
     outcome = measure_jobs(jobs, device, "core", store, _QUIET)
     device.pool.close()
-    assert (len(outcome.measured), outcome.refused) == (1, {})
+    assert (len(outcome.measured), outcome.known, outcome.refused) == (1, 1, {})
 
 
 @pytest.mark.slow
