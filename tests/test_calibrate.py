@@ -10,22 +10,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_up_device import TARGET, made_records, put
 from small_study import small_spec
 
-from hw_models import list_targets, load_target
+from hw_models import load_target
 from hw_models.calibration import Calibration, transferred_calibration
-from hw_models.families import COLUMNS, FEATURES
-from hw_models.measurements import read_measurements
 from hw_models.transfer import published_factors, transfer
-from nas.calibrate import calibration_text, gather, record_units, run_calibration
+from nas.calibrate import calibration_text, gather, run_calibration
 from nas.calibrations import CalibrationStore
 from nas.cost import cost_architecture, part_costs
 from nas.errors import UsageError
 from nas.latency import calibrated
-from nas.measure.design import part_pool
-from nas.measure.plan import write_plan
 from nas.measure.records import MeasurementStore
-from nas.measure.wanted import read_wanted
 from nas.population import PopulationCost, genes_of
 from nas.problem import pose
 from nas.progress import Narrator
@@ -33,12 +29,8 @@ from nas.report import front_table, networks
 from nas.search import run_search
 from nas.spec import to_toml
 from nas.store import Store
-from nas.subjects import part_subject
-from nas.suggest import least_sure, suggest_measurements, suggestion_csv, suggestion_text
 from search_spaces import load_space
 from search_spaces.parts import network_parts
-
-TARGET, SLOWER = "npu_40tops", 3.0
 
 
 class Heard(Narrator):
@@ -57,21 +49,7 @@ class Heard(Narrator):
 
 @pytest.fixture(scope="module")
 def records():
-    """Sixteen blocks of a device that is three times as slow as the cost model says, measured to 3 percent."""
-    rng = np.random.default_rng(0)
-    target = load_target(TARGET)
-    found = []
-    for part in part_pool(load_space("metaformer", preset="small"), 16, 0, 10, 3)[:16]:
-        record = part_subject(part).record(TARGET, "w8a8", 1.0, runtime="made up", runtime_version="1")
-        seconds = SLOWER * record_units(record, target).seconds.sum() * np.exp(0.03 * rng.standard_normal())
-        found.append(replace(record, latency_s=float(seconds)))
-    return found
-
-
-def put(folder, records):
-    with closing(Store(folder, create=True)) as store:
-        MeasurementStore(store).put(records)
-    return folder
+    return made_records()
 
 
 @pytest.fixture(scope="module")
@@ -300,23 +278,6 @@ def test_calibrations_stored_before_batches_were_are_of_one_image(folder):
     assert Calibration.from_dict(old).identity == hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def test_suggestions_are_of_one_batch(tmp_path, records):
-    where = put(tmp_path, records)
-    rows = suggest_measurements(TARGET, 2, where, None, preset="small", batch=64)
-    assert {row["batch"] for row in rows} == {64}
-    table = tmp_path / "next.csv"
-    table.write_text(suggestion_csv(rows))
-    assert [batch for _, _, batch in read_wanted(table)] == [64, 64]
-    for said in (suggestion_text(rows, TARGET, table), suggestion_text(rows, TARGET)):
-        assert "Next: leave out --batch 64: npu_40tops is timed from the files of `nas measure plan`" in said
-        assert "--device" not in said
-    with pytest.raises(UsageError, match="asks for batch 64: the files of a plan are of one image"):
-        write_plan(TARGET, tmp_path / "plan", Narrator(quiet=True), wanted=table)
-    table.write_text(table.read_text().replace(",64,", ",0,"))
-    with pytest.raises(UsageError, match="line 2: batch must be a positive whole number, but is '0'"):
-        read_wanted(table)
-
-
 def test_a_search_uses_the_newest_and_says_which(folder, tmp_path):
     study = run_search(small_spec(), folder, config="small", narrator=Narrator(quiet=True))
     plain = run_search(small_spec(), tmp_path, config="small", narrator=Narrator(quiet=True))
@@ -358,54 +319,6 @@ def test_risk_without_a_calibration_is_refused(tmp_path):
         small_spec(search_risk=1.0)
     with pytest.raises(UsageError, match="no calibration 'npu_40tops#7'"):
         calibrated(small_spec(search_calibrations=["npu_40tops#7"]), targets, tmp_path, None, Narrator(quiet=True))
-
-
-def test_suggestions_are_new_and_can_be_taken_in(folder, tmp_path, records):
-    rows = suggest_measurements(TARGET, 5, folder, None, preset="small")
-    assert len({row["model"] for row in rows}) == 5
-    assert not {row["model"] for row in rows} & {record.subject for record in records}
-    table = tmp_path / "next.csv"
-    table.write_text(suggestion_csv([row | {"latency_ms": 1.0} for row in rows]))
-    assert [record.subject for record in read_measurements(table, TARGET)] == [r["model"] for r in rows]
-    assert [(subject.name, *form) for subject, *form in read_wanted(table)] == [(r["model"], "w8a8", 1) for r in rows]
-    assert "--csv next.csv" in suggestion_text(rows, TARGET)
-    with pytest.raises(UsageError, match="at least 1"):
-        suggest_measurements(TARGET, 0, folder, None)
-
-
-def test_suggestions_are_timed_on_what_the_target_is(folder, tmp_path):
-    """A processor of a kind that `nas measure` runs on is timed here, a board from files, and either may be what is
-    unknown.
-    """
-    rows = suggest_measurements(TARGET, 1, folder, None, preset="small")
-    table = tmp_path / "next.csv"
-    for name in list_targets():
-        device = {"cpu": "cpu", "gpu": "cuda"}.get(load_target(name).kind)
-        lines = suggestion_text(rows, name, table, " --dir here").splitlines()[1:]
-        here = f"nas measure --device {device} --from {table} --target {name} --dir here"
-        assert [here in line for line in lines if "--device" in line] == [True] * (device is not None), lines
-        is_met = name in {"epyc_zen3_core", "epyc_zen5_core", "h100", "h200"}
-        plan = f"nas measure plan --from {table} --target {name} --out"
-        assert [plan in line for line in lines if "plan" in line] == [True] * (not is_met), lines
-        (at_64,) = suggestion_text([row | {"batch": 64} for row in rows], name, table).splitlines()[1:]
-        assert ("--device" in at_64, "leave out --batch" in at_64) == (device is not None, device is None)
-
-
-def test_a_suggestion_in_an_unknown_precision_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="unknown precision 'w3a3'; known: fp32"):
-        suggest_measurements(TARGET, 3, tmp_path, None, precisions=("w8a8", "w3a3"))
-
-
-def test_the_least_sure_comes_first_and_nothing_twice():
-    rng = np.random.default_rng(0)
-    points = np.abs(rng.standard_normal((30, len(COLUMNS) + len(FEATURES))))
-    chosen = least_sure(points, points[:0], 10)
-    sigmas = [sigma for _, sigma in chosen]
-    assert len({index for index, _ in chosen}) == 10
-    assert sigmas == sorted(sigmas, reverse=True)
-    first = chosen[0][0]
-    again = least_sure(points, points[first : first + 1], 1)
-    assert again[0][1] <= sigmas[1] + 1e-9
 
 
 def test_a_population_gives_the_calibrated_latency_of_each_network(folder):
