@@ -110,6 +110,9 @@ class Pool:
         open. A worker that dies takes the thing that it was opening with it, as failed; what else it had is opened
         again. Raises NasError when workers cannot start.
         """
+        for worker in list(self._workers):
+            if worker.is_gone():
+                self._end(worker)
         waiting, opened = deque(things), Opened()
         tries = dict.fromkeys(things, 0)
         busy: dict[_Worker, Any] = {}
@@ -163,9 +166,12 @@ class Pool:
 
     def _drop(self, worker: _Worker, opened: Opened) -> list[Any]:
         """End a worker. Returns what it had open."""
+        self._end(worker)
+        return [thing for thing in worker.things if opened.runners.pop(thing, None) is not None]
+
+    def _end(self, worker: _Worker) -> None:
         worker.end()
         self._workers.remove(worker)
-        return [thing for thing in worker.things if opened.runners.pop(thing, None) is not None]
 
     def forget(self) -> None:
         """All workers have let go of what they had open when this returns; those that cannot are ended."""
@@ -174,8 +180,7 @@ class Pool:
             worker.send("forget")
         for worker in list(self._workers):
             if not worker.has_forgotten():
-                worker.end()
-                self._workers.remove(worker)
+                self._end(worker)
 
     def close(self) -> None:
         """End the workers: those that are not busy leave by themselves, and take what they keep outside with them."""

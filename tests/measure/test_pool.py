@@ -84,13 +84,24 @@ def test_a_worker_that_was_killed_while_it_waited_is_replaced(pool: Pool) -> Non
     opened = pool.open(["quick 1", "quick 2"])
     process = int(opened.runners["quick 1"].times_s(1)[0])
     os.kill(process, signal.SIGKILL)
-    patience = time.monotonic() + 20
-    while _is_alive(process) and time.monotonic() < patience:
-        time.sleep(0.05)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # its last thread has closed its files; the pool reaps it
     with pytest.raises(LostError, match="is gone") as caught:
         opened.runners["quick 1"].times_s(1)
     assert caught.value.timed is None, "nothing was asked of it when it ended"
     pool.forget()
+    opened = pool.open(["quick 3", "quick 4"])
+    assert not opened.failed
+    assert sorted(opened.runners) == ["quick 3", "quick 4"]
+    pool.forget()
+
+
+def test_workers_lost_since_the_last_opening_take_nothing_of_the_next(pool: Pool) -> None:
+    worker = int(pool.open(["quick 1"]).runners["quick 1"].times_s(1)[0])
+    os.kill(worker, signal.SIGKILL)
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)  # nobody has asked it since
+    assert not pool.open(["quick 2", "quick 5"]).failed
+    with pytest.raises(LostError, match="SIGKILL"):
+        pool.open(["quick 14"]).runners["quick 14"].times_s(1)
     opened = pool.open(["quick 3", "quick 4"])
     assert not opened.failed
     assert sorted(opened.runners) == ["quick 3", "quick 4"]
