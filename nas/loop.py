@@ -52,13 +52,12 @@ class Trainee:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of `state`."""
         self.model.load_state_dict(_below("model.", tensors))
-        counts_there = bool(self.optimizer.defaults.get("fused"))  # else AdamW keeps its count of steps on the CPU
         for name, parameter in self.model.named_parameters():
             state = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = tensors.get(f"optimizer.{key}.{name}")
                 if value is not None:
-                    state[key] = value if key == "step" and not counts_there else value.to(parameter.device)
+                    state[key] = value.to(parameter.device)
             if state:
                 self.optimizer.state[parameter] = state
         if self.average is not None:

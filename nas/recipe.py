@@ -77,12 +77,12 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
 
 
 def make_optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices and kernels, none for biases and norms. On CUDA one kernel does it all."""
+    """AdamW with weight decay for matrices and kernels, none for biases and norms; one kernel does all of its step."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=next(model.parameters()).is_cuda)
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
 
 
 def update(
