@@ -54,7 +54,7 @@ for command in COMMANDS:
     cli.add_command(command)
 
 
-def _wait_politely() -> None:
+def wait_politely() -> None:
     """How torch's threads wait for each other, before it is loaded: they look for some tenths of a millisecond, then
     sleep. To look for as long as the default does makes training two to four times slower while another process wants a
     core; to sleep at once makes it a fifth slower on an idle machine."""
@@ -65,7 +65,7 @@ def _wait_politely() -> None:
 
 def main() -> None:
     """Entry point: runs a command and maps what it raises to the exit status."""
-    _wait_politely()
+    wait_politely()
     words = sys.argv[1:]
     debug = "--debug" in words  # wherever it stands: it is added to a command that just failed
     try:
