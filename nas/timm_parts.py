@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from math import isqrt
 from typing import Any
@@ -43,15 +44,27 @@ class TimmPart(nn.Module):
         return made.transpose(1, 2).reshape(made.shape[0], made.shape[2], height, width)
 
 
+@contextmanager
+def separate_attention() -> Iterator[None]:
+    """Networks that timm makes in here multiply, take softmax and multiply, as graphs show it, in place of torch's one
+    call."""
+    from timm.layers import set_fused_attn, use_fused_attn
+
+    enabled, experimental = use_fused_attn(), use_fused_attn(experimental=True)
+    set_fused_attn(False)
+    try:
+        yield
+    finally:
+        set_fused_attn(enabled, experimental)
+
+
 @lru_cache(maxsize=32)
 def _network(name: str, device: str) -> nn.Module:
     """In evaluation mode, with branches merged; merging computes, so it needs weights."""
     import timm
-    from timm.layers import set_fused_attn
     from timm.utils import reparameterize_model
 
-    set_fused_attn(False)
-    with torch.device("cpu"):
+    with separate_attention(), torch.device("cpu"):
         model = reparameterize_model(timm.create_model(name).eval())
     return model.to(device)
 
