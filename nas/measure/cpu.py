@@ -53,8 +53,8 @@ class CpuDevice:
     def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened:
         return Opened({graph: self._session(graph) for graph in graphs})
 
-    def _session(self, graph: Graph) -> _Session:
-        return _Session(self.folder / graph.file_name, self.threads)
+    def _session(self, graph: Graph) -> _LoadedGraph:
+        return _LoadedGraph(self.folder / graph.file_name, self.threads)
 
     def sentinel(self, best_s: float) -> Sentinel:
         """A pointwise convolution of some 50 microseconds. best_s: its time at peace as known so far."""
@@ -78,8 +78,8 @@ class CpuDevice:
             yield lambda: about | device.state(processors)
 
 
-class _Session:
-    """A loaded graph with random input."""
+class _LoadedGraph:
+    """A graph in ONNX Runtime, with random input."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime
