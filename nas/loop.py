@@ -56,8 +56,9 @@ class Trainee:
             state = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = tensors.get(f"optimizer.{key}.{name}")
-                if value is not None:
-                    state[key] = value.to(parameter.device)
+                if value is not None:  # fused AdamW walks through memory: moments must lie there as their parameter does
+                    like = value if key == "step" else parameter
+                    state[key] = torch.empty_like(like, device=parameter.device).copy_(value)
             if state:
                 self.optimizer.state[parameter] = state
         if self.average is not None:
