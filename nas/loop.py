@@ -56,7 +56,7 @@ class Trainee:
             state = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = tensors.get(f"optimizer.{key}.{name}")
-                if value is not None:  # fused AdamW walks through memory: moments must lie there as their parameter does
+                if value is not None:  # fused AdamW wants moments in memory as their parameter is
                     like = value if key == "step" else parameter
                     state[key] = torch.empty_like(like, device=parameter.device).copy_(value)
             if state:
