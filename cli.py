@@ -56,8 +56,8 @@ for command in COMMANDS:
 
 def wait_politely() -> None:
     """How torch's threads wait for each other, before it is loaded: they look for some tenths of a millisecond, then
-    sleep. To look for as long as the default does makes training two to four times slower while another process wants a
-    core; to sleep at once makes it a fifth slower on an idle machine."""
+    sleep. To sleep at once makes training on an idle machine half as slow again; to look as long as GNU's OpenMP does
+    makes it several times slower where other processes want all cores (benchmarks/thread_waiting.py)."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # LLVM's OpenMP, of macOS
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # GNU's, which asks this first
