@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -83,8 +84,7 @@ def test_a_device_that_fails_while_timing_loses_what_its_worker_has(pool: Pool, 
 def test_a_worker_that_was_killed_while_it_waited_is_replaced(pool: Pool) -> None:
     opened = pool.open(["quick 1", "quick 2"])
     process = int(opened.runners["quick 1"].times_s(1)[0])
-    os.kill(process, signal.SIGKILL)
-    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # its last thread has closed its files; the pool reaps it
+    _kill(process)
     with pytest.raises(LostError, match="is gone") as caught:
         opened.runners["quick 1"].times_s(1)
     assert caught.value.timed is None, "nothing was asked of it when it ended"
@@ -97,8 +97,7 @@ def test_a_worker_that_was_killed_while_it_waited_is_replaced(pool: Pool) -> Non
 
 def test_workers_lost_since_the_last_opening_take_nothing_of_the_next(pool: Pool) -> None:
     worker = int(pool.open(["quick 1"]).runners["quick 1"].times_s(1)[0])
-    os.kill(worker, signal.SIGKILL)
-    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)  # nobody has asked it since
+    _kill(worker)  # nobody has asked it since
     assert not pool.open(["quick 2", "quick 5"]).failed
     with pytest.raises(LostError, match="SIGKILL"):
         pool.open(["quick 14"]).runners["quick 14"].times_s(1)
@@ -185,6 +184,14 @@ def test_workers_end_with_their_parent(sent: signal.Signals) -> None:
     while any(map(_is_alive, workers)) and time.monotonic() < patience:
         time.sleep(0.1)
     assert not any(map(_is_alive, workers))
+
+
+def _kill(worker: int) -> None:
+    """Returns when its last thread has ended, and with it its end of the pipe."""
+    os.kill(worker, signal.SIGKILL)
+    for child in multiprocessing.active_children():
+        if child.pid == worker:
+            child.join(20)
 
 
 def _is_alive(process: int) -> bool:
