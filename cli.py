@@ -56,8 +56,9 @@ for command in COMMANDS:
 
 def wait_politely() -> None:
     """How torch's threads wait for each other, before it is loaded: they look for some tenths of a millisecond, then
-    sleep. To sleep at once makes training on an idle machine half as slow again; to look as long as GNU's OpenMP does
-    makes it several times slower where other processes want all cores (benchmarks/thread_waiting.py)."""
+    sleep. To sleep at once takes 1.5 times as long on idle cores, and half as long beside a process that takes one of
+    two; to look as long as GNU's OpenMP does gains 3 percent and loses 7 (benchmarks/thread_waiting.py).
+    """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # LLVM's OpenMP, of macOS
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # GNU's, which asks this first

@@ -51,16 +51,16 @@ class CpuDevice:
         return {}
 
     def open(self, graphs: Sequence[Graph], until: float | None, update: Progress) -> Opened:
-        return Opened({graph: self._session(graph) for graph in graphs})
+        return Opened({graph: self._loaded(graph) for graph in graphs})
 
-    def _session(self, graph: Graph) -> _LoadedGraph:
+    def _loaded(self, graph: Graph) -> _LoadedGraph:
         return _LoadedGraph(self.folder / graph.file_name, self.threads)
 
     def sentinel(self, best_s: float) -> Sentinel:
         """A pointwise convolution of some 50 microseconds. best_s: its time at peace as known so far."""
         graph = Graph(Probe("sentinel", "probe", 14, "160"), "fp32", 1, 1)
         write_missing(graph, self.folder)
-        return Sentinel(self._session(graph), best_s)
+        return Sentinel(self._loaded(graph), best_s)
 
     def forget(self, jobs: Sequence[Job]) -> None:
         """Delete the graphs of finished jobs."""
