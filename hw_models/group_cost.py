@@ -160,9 +160,7 @@ def _group_cost(
             factor = loop.factor[op.outputs[0]] if loop is not None else 1.0
             product_s = stripes * matrix_seconds(_of_stripe(op, factor / stripes), target.matrix, precision)
             operand_s += factor * operand_seconds(op, target.vector)
-            integer = workload.tensors[op.outputs[0]].dtype.startswith("int")
-            beyond_s = library_seconds(op, target.matrix, target.runtime, product_s, integer=integer)
-            matrix_s += product_s + beyond_s
+            matrix_s += product_s + library_seconds(workload, op, target.matrix, target.runtime, product_s)
             rate = matrix_rate(op, target.matrix, precision)
             ideal_s += op.macs / (target.matrix.peak_macs_per_s * rate)
             energy_j += op.macs * factor * target.energy.mac_j.get(precision, max(target.energy.mac_j.values()))

@@ -4,31 +4,33 @@ on zeros.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import ceil, prod
 
-from hw_models.lowering import IMAGE_CHANNELS
+import numpy as np
+
+from hw_models.lowering import IMAGE_CHANNELS, has_blocked_kernel
 from hw_models.target import MatrixEngine, Runtime
-from hw_models.workload import Op
+from hw_models.workload import Op, Workload
 
 BLOCKS_AT_ONCE = 4
 """Blocks of output channels that a kernel of the blocked layout computes for each load of its input."""
 
 
-def library_seconds(op: Op, engine: MatrixEngine, runtime: Runtime, product_s: float, *, integer: bool) -> float:
+def library_seconds(workload: Workload, op: Op, engine: MatrixEngine, runtime: Runtime, product_s: float) -> float:
     """Seconds beyond `product_s`, that of `npu.matrix_seconds`, as `Runtime` has them; 0.0 where none of it is."""
     if op.gemm is None:
         return 0.0
+    integer = workload.tensors[op.outputs[0]].dtype.startswith("int")
     lanes = max(engine.depthwise_channels, 1)
     groups, positions, outputs, _ = op.gemm
-    cycles = 0.0
-    if integer and not op.is_depthwise:
-        cycles += ceil(groups * positions * outputs / lanes) * runtime.requantize_cycles
-    if op.is_depthwise:
-        cycles += _depthwise_cycles(op, engine, runtime, lanes, integer=integer)
+    blocked = runtime.own_layout and not integer and has_blocked_kernel(op, runtime.block_channels)
+    cycles = ceil(groups * positions * outputs / lanes) * runtime.requantize_cycles if integer else 0.0
+    if op.is_depthwise and outputs == 1 and (integer or blocked or not runtime.own_layout):
+        cycles = _depthwise_cycles(workload, op, runtime, lanes, integer=integer)
     elif op.window is not None and prod(op.window.kernel) > 1:
-        cycles += _gather_cycles(op, runtime, lanes, integer=integer)
-    blocked = runtime.own_layout and not integer and op.kind == "conv" and groups == 1
-    padding_s = product_s * _padding(op, runtime, lanes) if blocked else 0.0
+        cycles += _gather_cycles(op, runtime, lanes, integer=integer, blocked=blocked)
+    padding_s = product_s * _padding(op, runtime, lanes) if blocked and groups == 1 else 0.0
     return cycles / engine.clock_hz + padding_s
 
 
@@ -46,28 +48,48 @@ def _padding(op: Op, runtime: Runtime, lanes: int) -> float:
     return zeros * (1 + (runtime.partial_blocks / blocks if blocks % BLOCKS_AT_ONCE else 0.0)) - 1
 
 
-def _depthwise_cycles(op: Op, engine: MatrixEngine, runtime: Runtime, lanes: int, *, integer: bool) -> float:
+def _depthwise_cycles(workload: Workload, op: Op, runtime: Runtime, lanes: int, *, integer: bool) -> float:
     assert op.gemm is not None
     assert op.window is not None
-    groups, positions, outputs, _ = op.gemm
-    taps, vectors = prod(op.window.kernel), ceil(groups * outputs / lanes)
-    cycles = positions * vectors * runtime.depthwise_start_cycles
+    groups, positions, _, _ = op.gemm
+    taps, vectors = prod(op.window.kernel), ceil(groups / lanes)
     if integer:
-        cycles += positions * taps * runtime.integer_tap_cycles
-        if groups * outputs % lanes:
-            whole = positions * vectors * ceil(taps / max(engine.depthwise_taps, 1)) + cycles
-            cycles += whole * (runtime.integer_ragged - 1)
-    return cycles
+        rest = taps * (runtime.integer_tap_cycles + groups % lanes * runtime.integer_ragged_cycles)
+        return positions * (vectors * runtime.integer_start_cycles + rest)
+    touched = taps * _inside(*_along(workload, op, -2))  # rows beyond the map are left out
+    at_edge = _at_edge(workload, op) * touched * runtime.depthwise_edge_cycles
+    return positions * vectors * (runtime.depthwise_start_cycles + at_edge)
 
 
-def _gather_cycles(op: Op, runtime: Runtime, lanes: int, *, integer: bool) -> float:
+def _at_edge(workload: Workload, op: Op) -> float:
+    """Share of positions whose window reaches over the left or right edge: these are computed one by one."""
+    assert op.window is not None
+    _, made, _, stride, _, before = _along(workload, op, -1)
+    return min(2 * ceil(before / stride), made) / made
+
+
+def _along(workload: Workload, op: Op, axis: int) -> tuple[int, int, int, int, int, int]:
+    """Along an axis of its maps (-2 or -1): sizes of input and output, kernel, stride, dilation, padding before."""
+    assert op.window is not None
+    size, made = workload.tensors[op.inputs[0]].shape[axis], workload.tensors[op.outputs[0]].shape[axis]
+    kernel, stride, dilation = op.window.kernel[axis], op.window.stride[axis], op.window.dilation[axis]
+    before = max((made - 1) * stride + dilation * (kernel - 1) + 1 - size, 0) // 2
+    return size, made, kernel, stride, dilation, before
+
+
+@lru_cache(maxsize=4096)
+def _inside(size: int, made: int, kernel: int, stride: int, dilation: int, before: int) -> float:
+    """Share of taps along an axis that lie on the map, over all positions."""
+    first = stride * np.arange(made)[:, None] - before + dilation * np.arange(kernel)
+    return float(((first >= 0) & (first < size)).mean())
+
+
+def _gather_cycles(op: Op, runtime: Runtime, lanes: int, *, integer: bool, blocked: bool) -> float:
     assert op.gemm is not None
     assert op.window is not None
-    groups, positions, outputs, reduction = op.gemm
-    taps = prod(op.window.kernel)
-    ragged_inputs, ragged_outputs = reduction // taps % lanes > 0, outputs % lanes > 0
+    groups, positions, _, summed = op.gemm
     if not integer:
-        gathered = groups > 1 and (ragged_inputs or ragged_outputs)
-        return gathered * groups * positions * taps * runtime.gather_cycles
-    pieces = groups * taps if groups > 1 else op.window.kernel[0] * ragged_inputs
+        return groups * positions * summed * runtime.gather_cycles * (not blocked)
+    taps = prod(op.window.kernel)
+    pieces = groups * taps if groups > 1 else op.window.kernel[0] * (summed // taps % lanes > 0)
     return positions * (taps * runtime.integer_tap_cycles + pieces * runtime.integer_gather_cycles)

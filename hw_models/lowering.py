@@ -21,6 +21,9 @@ OWN, LAST, PLAIN = "own", "last", "plain"
 
 IMAGE_CHANNELS = 4
 
+ALIGNMENT = 4
+"""Channels of which a library's blocked kernels want a multiple; the rest of a block is padded."""
+
 _UNARY = frozenset({"activation", "scale"})
 
 
@@ -173,14 +176,15 @@ def _with_reorders(workload: Workload, block: int) -> Workload:
         )
         for index in op.outputs:
             layout[index] = writes
-        new.ops.append(replace(op, inputs=inputs))
+        function = "mean.last" if op.function == "mean" and reads == LAST else op.function
+        new.ops.append(replace(op, inputs=inputs, function=function))
     return replace(workload, tensors=tuple(new.tensors), ops=tuple(new.ops))
 
 
 def _wanted(op: Op, held: Sequence[str], own: str, block: int, *, integer: bool) -> tuple[str, str]:
     """(layout in which the op reads its maps, "" for any; layout of what it writes)."""
     if op.kind == "conv":
-        wanted = PLAIN if own == OWN and _is_narrow(op, block) else own
+        wanted = own if own == LAST or has_blocked_kernel(op, block) else PLAIN
         return wanted, wanted
     if op.kind == "norm" and op.function == "layer":
         return LAST, LAST
@@ -201,11 +205,21 @@ def _wanted(op: Op, held: Sequence[str], own: str, block: int, *, integer: bool)
     return PLAIN, PLAIN
 
 
-def _is_narrow(op: Op, block: int) -> bool:
-    """Whether its groups are neither single channels nor whole blocks: it then has no blocked kernel."""
-    if op.window is None or op.gemm is None or op.window.groups == 1 or op.is_depthwise:
+def has_blocked_kernel(op: Op, block: int) -> bool:
+    """Whether a float convolution is computed in blocks of `block` channels.
+
+    Depthwise ones and the input of dense ones must fill fourths; an image is read as it is; of other groups each must
+    fill blocks on either side (seen in optimized graphs of ONNX Runtime 1.32).
+    """
+    if op.window is None or op.gemm is None or op.window.transposed:
         return False
-    return op.gemm[2] % block > 0 or op.gemm[3] // prod(op.window.kernel) % block > 0
+    groups, _, outputs, summed = op.gemm
+    inputs = summed // prod(op.window.kernel)
+    if groups == 1:
+        return inputs % ALIGNMENT == 0 or inputs < block
+    if inputs == outputs == 1:
+        return groups % ALIGNMENT == 0
+    return outputs % block == 0 and inputs % block == 0
 
 
 def _is_image(tensor: Tensor) -> bool:

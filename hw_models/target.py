@@ -106,6 +106,7 @@ class VectorUnit:
         of a product of two activations, brought into the order of weights before the product starts. "gelu.int": of
         integers, where they take longer. "row": once for every row that softmax or a norm combines, 0 if not given.
         "activation.wide": of elements too wide for a look-up table (`npu.LOOKUP_BITS`), where they take longer.
+        "mean.last": of a mean over the positions of a map that lies channels last.
     fused: functions that the output path of the matrix engine applies at full rate, at no cost.
     """
 
@@ -217,12 +218,15 @@ class Runtime:
     one_core: whether matrix and vector work are done by the same core, one after the other, which also waits for
         what comes from dram.
     depthwise_start_cycles: of a depthwise convolution, for each vector of channels of each position.
+        depthwise_edge_cycles: of one in floating point, for each tap of each such vector at the left and right edge,
+        where the window reaches over.
+    integer_start_cycles: as depthwise_start_cycles, of one in integers. integer_ragged_cycles: of one in integers, for
+        each tap of each channel beyond whole vectors.
     integer_tap_cycles: of any wider than 1x1 in integers, for each tap of each position, whatever its channels.
-        integer_ragged: how much longer a depthwise one takes when its channels do not fill vectors.
-    gather_cycles: of a grouped convolution in floating point, for each tap of each group and position, when a group's
-        channels do not fill vectors. integer_gather_cycles: of one in integers, for every piece that is copied
-        together: a tap of a group, or a row of taps when there is one group and its channels do not fill vectors.
-    requantize_cycles: of an integer product, for each vector of its outputs.
+    gather_cycles: of a convolution in floating point that is not computed in blocks, for each tap of each input channel
+        and position. integer_gather_cycles: of one in integers, for every piece that is copied together: a tap of a
+        group, or a row of taps when there is one group and its channels do not fill vectors.
+    requantize_cycles: of an integer product that is not depthwise, for each vector of its outputs.
     partial_blocks: share of a block's time that a float convolution in the own layout loses when its blocks of output
         channels are not whole fours.
     weight_passes: how often the weights of a convolution cross the memory in an inference that streams them: 1, or more
@@ -239,8 +243,10 @@ class Runtime:
     block_channels: int = _value(low=1, high=1024)
     one_core: bool = _value()
     depthwise_start_cycles: float = _value(low=0, high=1e4)
+    depthwise_edge_cycles: float = _value(low=0, high=1e4)
+    integer_start_cycles: float = _value(low=0, high=1e4)
     integer_tap_cycles: float = _value(low=0, high=1e4)
-    integer_ragged: float = _value(low=1, high=100)
+    integer_ragged_cycles: float = _value(low=0, high=1e4)
     gather_cycles: float = _value(low=0, high=1e4)
     integer_gather_cycles: float = _value(low=0, high=1e4)
     requantize_cycles: float = _value(low=0, high=1e4)

@@ -112,6 +112,10 @@ POOLS: Mapping[str, str] = {
     "max_pool2d": "max",
     "avg_pool1d": "avg",
 }
+POOLED_AXES = [-1, -2]
+"""Axes over which torch takes the mean for adaptive pooling to one position: in this order nobody else writes them. It
+is "avg" here, as a runtime has a kernel of its own for it, which it does not use for other means."""
+
 ADAPTIVE_POOLS: Mapping[str, str] = {"_adaptive_avg_pool2d": "avg", "adaptive_max_pool2d": "max"}
 COPIES: Mapping[str, str] = {
     "cat": "concat",
@@ -161,7 +165,8 @@ def describe(name: str, args: tuple[Any, ...], output: Tensor) -> Description | 
     if name in ARITHMETIC:
         return _describe_arithmetic(name, args)
     if name in REDUCTIONS:
-        return Description("reduce", REDUCTIONS[name], extent=max(1, args[0].numel() // max(1, output.numel())))
+        function = "avg" if name == "mean" and list(args[1:2]) == [POOLED_AXES] else REDUCTIONS[name]
+        return Description("reduce", function, extent=max(1, args[0].numel() // max(1, output.numel())))
     if name in COPIES:
         return Description("copy", COPIES[name])
     if name in GATHERS:
@@ -173,7 +178,7 @@ def describe(name: str, args: tuple[Any, ...], output: Tensor) -> Description | 
     if name in ADAPTIVE_POOLS:
         extent = max(1, args[0].numel() // max(1, output.numel()))
         if args[0].shape[-1] * args[0].shape[-2] == extent:
-            return Description("reduce", "mean" if ADAPTIVE_POOLS[name] == "avg" else "max", extent=extent)
+            return Description("reduce", ADAPTIVE_POOLS[name], extent=extent)
         kernel = (-(-args[0].shape[-2] // output.shape[-2]), -(-args[0].shape[-1] // output.shape[-1]))
         return Description("pool", ADAPTIVE_POOLS[name], window=Window(kernel, kernel), extent=extent)
     special = _SPECIAL.get(name)

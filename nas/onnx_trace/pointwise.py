@@ -24,7 +24,7 @@ def _reduction(function: Callable[[Tensor, list[int], bool], Tensor], call: Call
 
 
 def _global_pool(function: Callable[[Tensor, list[int], bool], Tensor], call: Call) -> Tensor:
-    return function(call.tensor(0), list(range(2, call.tensor(0).dim())), True)
+    return function(call.tensor(0), list(range(-1, 1 - call.tensor(0).dim(), -1)), True)
 
 
 def _arg(call: Call) -> Tensor:
