@@ -161,13 +161,16 @@ def _with_reorders(workload: Workload, block: int) -> Workload:
     layout |= {index: PLAIN for index in layout if integer and _is_image(new.tensors[index])}
 
     def held(index: int) -> str:
-        found = layout.get(index, PLAIN)
+        found = LAST if _is_sequence(new.tensors[index]) else layout.get(index, PLAIN)
         return own if found == OWN else found
 
     for op in workload.ops:
-        maps = [index for index in op.inputs if _is_map(new.tensors[index])]
+        # A convolution reads tokens as a map that lies channels last.
+        maps = [i for i in op.inputs if _is_map(new.tensors[i]) or (op.kind == "conv" and _is_sequence(new.tensors[i]))]
         in_integers = all(_is_integer(new.tensors[index]) for index in op.inputs)
         reads, writes = _wanted(op, [held(index) for index in maps], own, block, integer=in_integers)
+        if maps and not reads and _is_sequence(new.tensors[op.outputs[0]]):
+            reads = LAST
         inputs = tuple(
             new.copy(index, "transpose", "reorder", reads, new.tensors[index].dtype)
             if index in maps and reads and held(index) != reads
@@ -225,6 +228,11 @@ def has_blocked_kernel(op: Op, block: int) -> bool:
 def _is_image(tensor: Tensor) -> bool:
     """Whether it is what a camera gives, rather than a map of features."""
     return len(tensor.shape) == 4 and tensor.shape[1] <= IMAGE_CHANNELS
+
+
+def _is_sequence(tensor: Tensor) -> bool:
+    """Whether it is tokens, which a linear layer may leave without a batch."""
+    return len(tensor.shape) in (2, 3) and not tensor.constant and min(tensor.shape[-2:]) > 1
 
 
 def _is_map(tensor: Tensor) -> bool:
