@@ -69,10 +69,15 @@ def _at_edge(workload: Workload, op: Op) -> float:
 
 
 def _along(workload: Workload, op: Op, axis: int) -> tuple[int, int, int, int, int, int]:
-    """Along an axis of its maps (-2 or -1): sizes of input and output, kernel, stride, dilation, padding before."""
+    """Along an axis of its maps (-2 or -1): sizes of input and output, kernel, stride, dilation, padding before.
+
+    Of tokens that it reads as a map no size is known: they are taken for padded to that of the output.
+    """
     assert op.window is not None
-    size, made = workload.tensors[op.inputs[0]].shape[axis], workload.tensors[op.outputs[0]].shape[axis]
+    read, written = (workload.tensors[index].shape for index in (op.inputs[0], op.outputs[0]))
     kernel, stride, dilation = op.window.kernel[axis], op.window.stride[axis], op.window.dilation[axis]
+    made = written[axis] if len(written) == 4 or axis == -1 else 1  # a sequence has one row
+    size = read[axis] if len(read) == len(written) else made * stride
     before = max((made - 1) * stride + dilation * (kernel - 1) + 1 - size, 0) // 2
     return size, made, kernel, stride, dilation, before
 

@@ -74,6 +74,23 @@ def test_positions_at_the_edge_are_counted_as_the_window_meets_it(kernel: int, s
     assert seconds == pytest.approx(expected, rel=0.02)
 
 
+def test_tokens_that_are_read_as_a_map_have_edges_too() -> None:
+    class OfTokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.conv = nn.Linear(16, 16), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.first(x).transpose(1, 2).reshape(1, 16, 14, 14))
+
+    with torch.device("meta"):
+        workload = put_precision(trace_module(OfTokens(), [(1, 196, 16)], "tokens"), "fp32")
+    op = next(op for op in workload.ops if op.is_depthwise)
+    assert library_seconds(workload, op, NARROW.matrix, NARROW.runtime, 0.0) == pytest.approx(
+        beyond_s(_conv(16, 16, 3, 16), "fp32", product_s=0.0)
+    )
+
+
 def test_edges_weigh_more_on_small_maps_in_fp32_alone() -> None:
     def at(size: int, precision: str) -> float:
         return beyond_s(_conv(64, 64, 7, 64), precision, size=size) / size**2
