@@ -58,13 +58,13 @@ def study(
     networks: Sequence[Measurement],
     formats: Sequence[Format],
     label: str,
-    name: str = "",
+    title: str = "",
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(scores per format and kind of network, one row per network) of one fit to blocks in all the formats.
 
-    name: in the results, of the target and the set of networks; by default the target's.
+    title: in the results, of the target and the set of networks; by default the target's.
     """
-    name = name or target.name
+    title = title or target.name
     own = [record for record in blocks if (record.precision, record.batch) in formats]
     # The same blocks in every format: the first of the pack, which lists them in the order of the design.
     subjects = list(dict.fromkeys(record.subject for record in own))[: MOST // len(formats)]
@@ -88,7 +88,7 @@ def study(
                 continue
             records = [record for record, is_chosen in zip(tested, chosen, strict=True) if is_chosen]
             head = {
-                "target": name,
+                "target": title,
                 "fit": label,
                 "blocks": len(used),
                 "precision": precision,
@@ -99,10 +99,10 @@ def study(
             for name, factor in (("one scale", scale), ("uncalibrated", 1.0)):
                 plain = factor * samples.prior_s[chosen]
                 found.append(head | {"fit": f"{label}: {name}"} | judge(plain, plain, plain, records))
-        rows += _rows(name, label, tested, samples, predicted, low, high)
+        rows += _rows(title, label, tested, samples, predicted, low, high)
     own_scores = judge(predictor.held_out_s, *predictor.interval(training), used)
     found.append(
-        {"target": name, "fit": label, "blocks": len(used), "precision": "+".join(p for p, _ in formats)}
+        {"target": title, "fit": label, "blocks": len(used), "precision": "+".join(p for p, _ in formats)}
         | {"batch": "+".join(str(batch) for batch in dict.fromkeys(batch for _, batch in formats))}
         | {"networks": "held-out blocks"}
         | own_scores
