@@ -2,11 +2,12 @@
 
     python -m benchmarks.cpu_latency --out studies/results
 
-For each core, blocks and networks are those of its measurement packs: NAME (up to 150 blocks, see benchmarks/cpu_pack.py,
-in fp32 and int8) and NAME_networks (timm networks and networks of the space); NAME/SET is another set of networks. The predictor is fitted to the blocks of one
-precision at a time, and, as a stricter reading of "at most 150 measurements", to 75 of them in both precisions. A
-prediction counts as near when it lies within 10 percent of the measured latency, or within the spread of its repeats
-where that is wider. What was looked at before which figure is in LIMITS.
+For each core, blocks and networks are those of its measurement packs: NAME (up to 150 blocks, see
+benchmarks/cpu_pack.py, in fp32 and int8) and NAME_networks (timm networks and networks of the space); NAME/SET is
+another set of networks. The predictor is fitted to the blocks of one precision at a time, and, as a stricter reading of
+"at most 150 measurements", to 75 of them in both precisions. A prediction counts as near when it lies within 10 percent
+of the measured latency, or within the spread of its repeats where that is wider. What was looked at before which figure
+is in LIMITS.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ LIMITS = {
     "epyc_zen5_core": "development data: its networks were looked at often, and what ONNX Runtime makes of SiLU and "
     "of means between integers was put into the cost model because of their errors; blocks of the space and single "
     "convolutions alone, so that timm networks come out an eighth too fast in int8",
-    "epyc_zen3_core": "development data since its first fit, which was blind (at 33c3e4c: 0.72 and 0.75 within 10 percent "
-    "or spread): the kernels of the networks that were missed were profiled, and cycles of such kernels, measured one by "
-    "one (benchmarks/library_kernels.py), were put into the target; a virtual core of a host with other guests, all else "
-    "of ours stopped; nine minutes for blocks, in the order of the design, so that not all were reached; what the tool "
-    "refused as measured under load is left out",
+    "epyc_zen3_core": "development data since its first fit, which was blind (at 33c3e4c: 0.72 and 0.75 within 10 "
+    "percent or spread): the kernels of networks that were missed were profiled, and cycles of such kernels, measured "
+    "one by one (benchmarks/library_kernels.py), were put into the target; a virtual core of a host with other guests, "
+    "all else of ours stopped; nine minutes for blocks, in the order of the design, so that not all were reached; what "
+    "the tool refused as measured under load is left out",
     "epyc_zen3_core/second": "blind: networks of other families, fixed before any of it; target, cost model and blocks "
-    "as for epyc_zen3_core, fixed before these times were looked at; this is the first fit",
+    "as for epyc_zen3_core, fixed before these times were looked at, and this is the first fit; every time that was "
+    "asked for was taken, with more patience than by default",
 }
 """Target, or target/set of networks -> what was looked at."""
 

@@ -65,13 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=0.0, help="0: write the graphs only")
     parser.add_argument("--kinds", nargs="+", default=["block", "network"])
+    parser.add_argument("--patience", type=float, help="as of `nas measure`")
     parser.add_argument("--export", type=Path)
     args = parser.parse_args(arguments)
     chosen = design(args.set)
     every = load_jobs(args.dir, chosen)
     jobs = [job for job in every if job.subject.kind in args.kinds]
     on = CpuDevice(args.dir / "graphs")
-    measure(jobs, on, chosen.target, args.dir, args.minutes or None, prepare_only=not args.minutes)
+    prepare_only = not args.minutes
+    measure(
+        jobs, on, chosen.target, args.dir, args.minutes or None, prepare_only=prepare_only, patience_s=args.patience
+    )
     if args.export is not None:
         export(every, chosen, args.dir, args.export)
 

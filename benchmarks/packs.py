@@ -167,12 +167,21 @@ def load_jobs(folder: Path, design: Design) -> list[Job]:
 
 
 def measure(
-    jobs: Sequence[Job], device: Device, target: str, folder: Path, minutes: float | None, *, prepare_only: bool
+    jobs: Sequence[Job],
+    device: Device,
+    target: str,
+    folder: Path,
+    minutes: float | None,
+    *,
+    prepare_only: bool,
+    patience_s: float | None = None,
 ) -> Outcome:
     """Measure what the folder's database does not have yet, and say what came of it."""
     narrator = Stamped()
     store = MeasurementStore(Store(folder, create=True))
-    outcome = measure_jobs(jobs, device, target, store, narrator, minutes=minutes, prepare_only=prepare_only)
+    outcome = measure_jobs(
+        jobs, device, target, store, narrator, minutes=minutes, prepare_only=prepare_only, patience_s=patience_s
+    )
     narrator.say(
         f"known {outcome.known}, new {len(outcome.measured)}, refused {len(outcome.refused)}, left {outcome.left}"
     )

@@ -34,6 +34,12 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 @click.option("--batch", type=int, default=1, show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU, each on its own processor.")
 @click.option(
+    "--patience",
+    "patience_s",
+    type=float,
+    help="Seconds that 16 graphs wait, in all, for a CPU at peace, up to three times.  [default: 15]",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=0),
     help="Processes that compile for a GPU; 0: this one.  [default: processors less 2]",

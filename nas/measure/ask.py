@@ -47,6 +47,7 @@ def run_measuring(
     input_size: int | None = None,
     batch: int = 1,
     threads: int = 1,
+    patience_s: float | None = None,
     workers: int | None = None,
     wanted: Path | None = None,
     seed: int = 0,
@@ -60,11 +61,14 @@ def run_measuring(
     wanted: a table of suggested blocks, each in its own precision and at its own batch.
     minutes: when to stop. precisions: the device's usual ones by default. workers: processes that compile for a GPU.
     prepare_only: write or compile the graphs, time later.
+    patience_s: how long a group of graphs waits for the processor to be at peace (`nas.measure.timing.PATIENCE_S`).
     replace: drop what another version of the runtime, or another method, measured.
     Raises UsageError for what does not exist or cannot be timed here, NasError under load, Interrupted at Ctrl-C.
     """
     if (budget is not None and budget < 1) or networks < 0 or batch < 1 or (minutes is not None and minutes <= 0):
         raise UsageError("--budget, --minutes and --batch must be positive, and --networks not negative")
+    if patience_s is not None and (device != "cpu" or patience_s <= 0):
+        raise UsageError("--patience is for --device cpu, and a positive number of seconds")
     store = Store(folder, url, create=True)
     on = open_device(device, store.folder / "measure" / "graphs", threads, workers)
     name = target_name(target) if target else on.default_target()
@@ -106,7 +110,17 @@ def run_measuring(
             f"{len(jobs)} measurements on {device} as target {name}, {on.runtime} {on.runtime_version}, "
             f"{threads} thread{'s' * (threads > 1)}"
         )
-        return measure_jobs(jobs, on, name, measured, narrator, minutes=minutes, prepare_only=prepare_only, seed=seed)
+        return measure_jobs(
+            jobs,
+            on,
+            name,
+            measured,
+            narrator,
+            minutes=minutes,
+            prepare_only=prepare_only,
+            seed=seed,
+            patience_s=patience_s,
+        )
 
 
 def open_device(device: str, folder: Path, threads: int, workers: int | None = None) -> Device:

@@ -49,14 +49,16 @@ def measure_jobs(
     minutes: float | None = None,
     prepare_only: bool = False,
     seed: int = 0,
+    patience_s: float | None = None,
 ) -> Outcome:
     """Measure what the store does not have yet, or has from a slower machine (`nas.measure.peace`), in the order of
     `jobs`.
 
     minutes: stop before the group of jobs that begins after so many minutes of timing; where workers open the graphs,
     that counts too, and what is open when the time is up is timed. prepare_only: write or compile the graphs and time
-    nothing. Raises UsageError for a precision the device lacks; NasError when the machine is under load and
-    nothing can be believed; Interrupted at Ctrl-C, with what is saved.
+    nothing. patience_s: how long a group of jobs waits for a machine at peace, where the device has a sentinel; by
+    default `timing.PATIENCE_S`. Raises UsageError for a precision the device lacks; NasError when the machine is under
+    load and nothing can be believed; Interrupted at Ctrl-C, with what is saved.
     """
     for job in jobs:
         if job.precision not in on.precisions:
@@ -81,7 +83,7 @@ def measure_jobs(
             elif ready:
                 if sentinel is not None:
                     warn_of_a_slow_machine(target, sentinel.best_s, narrator)
-                session = Session(on, target, state, sentinel, np.random.default_rng(seed), outcome)
+                session = Session(on, target, state, sentinel, np.random.default_rng(seed), outcome, patience_s)
                 _time_all(ready, session, store, narrator, minutes)
     except KeyboardInterrupt as error:
         done = len(outcome.measured) + outcome.known
@@ -254,4 +256,5 @@ def _give_up_under_load(session: Session) -> None:
             f"the machine is under load{f' (load average {load:g})' if load is not None else ''}: {refused} of "
             f"{refused + measured} times spread too widely to be believed, taken {TRIES} times each; "
             "stop other programs and run the same command again: what is measured is kept"
+            + (", and --patience waits longer for moments of peace" if session.sentinel is not None else "")
         )

@@ -49,7 +49,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Session:
-    """What all groups of one call share."""
+    """What all groups of one call share.
+
+    patience_s: how long each waits for moments of peace, by default `nas.measure.timing.PATIENCE_S`.
+    """
 
     on: Device
     target: str
@@ -57,3 +60,4 @@ class Session:
     sentinel: Sentinel | None
     rng: np.random.Generator
     outcome: Outcome
+    patience_s: float | None = None

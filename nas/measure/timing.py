@@ -24,11 +24,8 @@ ROUNDS = 15
 
 SLICE_S = 0.006
 WARM_UP_S = 0.03
-ATTEMPTS = 6
-"""How often a disturbed slice is taken again at once."""
-
 PATIENCE_S = 15.0
-"""How long, in all, the slices of one group of runners wait for a moment of peace."""
+"""How long, in all, one group of runners waits for moments of peace and times disturbed slices again."""
 
 CALM = 1.1
 """A sentinel that takes this much longer than at peace has been disturbed. Measured on a virtual machine: at peace it
@@ -109,25 +106,31 @@ def time_in_turns(
     sentinel: Sentinel | None = None,
     rounds: int = ROUNDS,
     slice_s: float = SLICE_S,
+    patience_s: float | None = None,
 ) -> Slices:
-    """Each runner is warmed up first, and once more before each slice. Without a sentinel all slices count as calm."""
+    """Each runner is warmed up first, and once more before each slice. Without a sentinel all slices count as calm.
+
+    patience_s: instead of PATIENCE_S.
+    """
     counts = [_warm_up(runner, slice_s) for runner in runners]
     seconds = np.empty((len(runners), rounds))
     calm = np.ones((len(runners), rounds), dtype=bool)
-    patience_s = PATIENCE_S
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     collected = gc.isenabled()
     gc.disable()
     try:
         for turn in range(rounds):
             for index in rng.permutation(len(runners)):
-                for _ in range(ATTEMPTS):
+                while True:
                     if sentinel is not None:
                         patience_s = sentinel.wait(patience_s)
+                    began = time.perf_counter()
                     runners[index].times_s(1)  # others have had the caches
                     seconds[index, turn] = float(np.median(runners[index].times_s(counts[index])))
                     calm[index, turn] = sentinel is None or (patience_s > 0 and sentinel.calm())
                     if calm[index, turn] or patience_s <= 0:
                         break
+                    patience_s -= time.perf_counter() - began
     finally:
         if collected:
             gc.enable()

@@ -38,7 +38,8 @@ def time_group(group: list[Job], opened: Opened, session: Session, lost: list[Jo
             time.sleep(REST_S)
         graphs = graphs_of(waiting)
         try:
-            slices = time_in_turns([opened.runners[graph] for graph in graphs], session.rng, session.sentinel)
+            runners = [opened.runners[graph] for graph in graphs]
+            slices = time_in_turns(runners, session.rng, session.sentinel, patience_s=session.patience_s)
         except LostError as error:
             for job in waiting:
                 own = {graph for graph, _ in job.terms}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import comb
 
 import numpy as np
@@ -72,6 +73,41 @@ def test_a_loaded_machine_is_never_calm(monkeypatch: pytest.MonkeyPatch) -> None
     load.append(CALM + 0.05)
     slices = time_in_turns([_Scripted(1e-3, load)], np.random.default_rng(0), sentinel, rounds=4)
     assert not slices.calm.any()
+
+
+class _Storm:
+    """A machine that is disturbed for most of the time: nine of ten seconds, in turns of its own runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def load(self) -> float:
+        self.runs += 1
+        return 1.0 if self.runs // 40 % 10 == 0 else 2.0
+
+
+class _Exposed:
+    def __init__(self, seconds: float, storm: _Storm) -> None:
+        self.seconds, self.storm = seconds, storm
+
+    def times_s(self, count: int) -> np.ndarray:
+        time.sleep(1e-4)
+        return np.full(count, self.seconds * self.storm.load())
+
+
+def test_patience_finds_the_moments_of_peace() -> None:
+    storm = _Storm()
+    runner = _Exposed(1e-3, storm)
+
+    def calm(patience_s: float) -> np.ndarray:
+        storm.runs = 0
+        sentinel = Sentinel(_Exposed(1e-5, storm), best_s=1e-5, watch_s=0.0)
+        slices = time_in_turns([runner], np.random.default_rng(0), sentinel, patience_s=patience_s)
+        assert slices.seconds[slices.calm] == pytest.approx(1e-3)
+        return slices.calm
+
+    assert calm(30.0).all()
+    assert not calm(1e-3).all()
 
 
 def test_the_sentinel_waits_for_peace() -> None:
