@@ -113,7 +113,7 @@ def _made_up_calibration(space: SearchSpace, target: Target) -> CalibratedLatenc
     parts = [estimate_part(put_precision(workload, "w8a8"), target, (False, False)) for workload in workloads]
     units = [part_units(part, 0.0) for part in parts]
     samples = Samples.of(units, [2 * one.seconds.sum() for one in units])
-    calibration, _ = measured_calibration(target.name, "made up", samples, FactorPrior.of_cost_model())
+    calibration, _ = measured_calibration(target, "made up", samples, FactorPrior.of_cost_model())
     return calibration.model(target)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.choice import Choice
-from hw_models.estimate import network_overhead_s, streamed_share
+from hw_models.estimate import COST_MODEL_VERSION, network_overhead_s, streamed_share
 from hw_models.factors import FactorPrior
 from hw_models.families import COLUMNS, FEATURES, NETWORK, Units, part_units
 from hw_models.members import Additive, Blend
@@ -73,7 +73,15 @@ class Calibration:
         return cls(target, kind, about, dict(data["content"]), int(data.get("batch", 1)))
 
     def model(self, target: Target) -> CalibratedLatency:
-        """What computes with it. Raises ValueError when fitting again gives other numbers than were stored."""
+        """What computes with it. Raises ValueError when it was fitted to another cost model of the target, or when
+        fitting again gives other numbers than were stored.
+        """
+        again = f"`nas calibrate --target {self.target}{batch_option(self.batch)}`"
+        if self.kind == "measured" and self.content.get("cost_model") != _cost_model(target):
+            raise ValueError(
+                f"the calibration of {self.target} was fitted to other figures of the target, or by another version of "
+                f"the cost model, and would mislead: make a new one of the same measurements with {again}"
+            )
         prior = _prior(self.content["prior"])
         if self.kind == "transferred":
             seen = np.array(self.content["log_errors"])
@@ -90,7 +98,7 @@ class Calibration:
             off = float(np.abs(predictor.held_out_s / stored - 1).max())
             raise ValueError(
                 f"the calibration of {self.target} cannot be reproduced by this version ({off:.1%} off): make a new "
-                f"one with `nas calibrate --target {self.target}{batch_option(self.batch)}`"
+                f"one with {again}"
             )
         return CalibratedLatency(target, predictor.blend, predictor=predictor)
 
@@ -100,18 +108,24 @@ def batch_option(batch: int) -> str:
     return f" --batch {batch}" if batch != 1 else ""
 
 
+def _cost_model(target: Target) -> str:
+    """Identity of what predicts the pieces of time that a calibration scales."""
+    return hashlib.sha256(f"{COST_MODEL_VERSION} {target.content()}".encode()).hexdigest()[:12]
+
+
 def measured_calibration(
-    target: str, about: str, samples: Samples, prior: FactorPrior, batch: int = 1
+    target: Target, about: str, samples: Samples, prior: FactorPrior, batch: int = 1
 ) -> tuple[Calibration, Predictor]:
     """Fit the samples of a target, all of one batch. Raises as `fit_predictor`."""
     predictor = fit_predictor(samples, prior)
     content = {
+        "cost_model": _cost_model(target),
         "prior": _prior_data(prior),
         "samples": _samples_data(samples),
         "choices": [choice.to_dict() for choice in (predictor.choice, *predictor.fold_choices)],
         "held_out_s": predictor.held_out_s.tolist(),
     }
-    return Calibration(target, "measured", about, content, batch), predictor
+    return Calibration(target.name, "measured", about, content, batch), predictor
 
 
 def transferred_calibration(target: str, known: Transfer, batch: int = 1) -> Calibration:

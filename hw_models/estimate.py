@@ -16,6 +16,9 @@ from hw_models.part_cost import PartCost, estimate_part
 from hw_models.target import Target
 from hw_models.workload import Workload
 
+COST_MODEL_VERSION = 2
+"""Counted up when predictions of the same network on the same target change: calibrations before are then refused."""
+
 
 @dataclass(frozen=True)
 class CostReport:

@@ -5,8 +5,9 @@ All values are in SI base units.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 ABSENT = "absent"
@@ -312,3 +313,10 @@ class Target:
     runtime: Runtime
     legality: Legality
     sources: Mapping[str, str] = field(hash=False)
+
+    def content(self) -> str:
+        """What of it decides a figure, as text: its name and its numbers, not its prose, nor of what kind it is."""
+        numbers = asdict(self)
+        for prose in ("title", "description", "accuracy", "kind", "stack", "sources"):
+            del numbers[prose]
+        return json.dumps(numbers, sort_keys=True, default=str)

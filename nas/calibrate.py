@@ -78,7 +78,7 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
         samples = Samples.of(things, [record.latency_s for record in records])
         prior = known.prior if known is not None else FactorPrior.of_cost_model()
         narrator.say(f"fitting {len(records)} measurements of {target.name}")
-        calibration, predictor = measured_calibration(target.name, _about(records), samples, prior, batch)
+        calibration, predictor = measured_calibration(target, _about(records), samples, prior, batch)
         report = scores(records, samples, predictor, prior)
         return Outcome(calibrations.put(calibration, report), report)
 

@@ -4,9 +4,8 @@ work.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +139,7 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: s
     fitted = [latency.identity for latency in latencies.values()]
     origin = _origin(spec.train, space, data, folder, narrator)
     begun = [origin] if origin is not None else []
-    identity = spec.identity(data.identity, *map(target_content, targets.values()), *own, *fitted, *begun)
+    identity = spec.identity(data.identity, *(target.content() for target in targets.values()), *own, *fitted, *begun)
     return Problem(spec, space, targets, goal, data, identity, latencies, folder / TABLES, origin)
 
 
@@ -154,15 +153,6 @@ def _origin(spec: TrainSpec, space: SearchSpace, data: DataBundle, folder: Path,
     if not Path(spec.warm_start).is_file():
         narrator.say(f"{spec.warm_start} (train.warm_start) is gone; the supernet that began with it is there")
     return origin
-
-
-def target_content(target: Target) -> str:
-    """What of a target decides a figure, as text: its name and its numbers, not its prose; what a calibration learns
-    from its kin is in the calibration's identity."""
-    content = asdict(target)
-    for prose in ("title", "description", "accuracy", "kind", "stack", "sources"):
-        del content[prose]
-    return json.dumps(content, sort_keys=True, default=str)
 
 
 def space_of(spec: SpaceSpec) -> SearchSpace:

@@ -26,7 +26,6 @@ from hw_models import Target
 from hw_models.population import COLUMNS
 from nas.errors import NasError
 from nas.files import write_whole
-from nas.problem import target_content
 from search_spaces.space import SearchSpace
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -53,7 +52,7 @@ class TableFile:
     def __init__(self, folder: Path, space: SearchSpace, target: Target, num_classes: int, in_chans: int) -> None:
         described = {choice.name: list(choice.values) for choice in space.choices}
         content = (
-            space.to_dict(), described, target_content(target), num_classes, in_chans, COLUMNS, code_version()
+            space.to_dict(), described, target.content(), num_classes, in_chans, COLUMNS, code_version()
         )  # fmt: skip
         self.identity = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
         self.path = folder / f"{space.name}_{target.name}_{self.identity[:16]}.npz"

@@ -115,6 +115,17 @@ def test_a_calibration_that_cannot_be_reproduced_is_refused(folder):
         replace(calibration, content=changed).model(load_target(TARGET))
 
 
+def test_a_calibration_of_another_cost_model_is_refused(folder):
+    """Its factors are of pieces of time that are predicted otherwise by now."""
+    target, calibration = load_target(TARGET), newest(folder).calibration
+    edited = replace(target, memory=replace(target.memory, dram_bytes_per_s=2 * target.memory.dram_bytes_per_s))
+    older = {key: value for key, value in calibration.content.items() if key != "cost_model"}
+    for found, with_target in ((calibration, edited), (replace(calibration, content=older), target)):
+        with pytest.raises(ValueError, match="make a new one of the same measurements with `nas calibrate --target"):
+            found.model(with_target)
+    assert calibration.model(replace(target, title="Another")).latency  # prose decides nothing
+
+
 def test_too_few_measurements_are_said_and_not_used(tmp_path, records):
     heard = Heard()
     outcome = run_calibration(TARGET, put(tmp_path, records[:6]), None, heard)
