@@ -25,6 +25,7 @@ from hw_models.part_cost import PartCost
 from hw_models.predictor import LEVEL, Predictor, fit_predictor, refit_predictor
 from hw_models.samples import Samples
 from hw_models.target import Overhead, Target
+from hw_models.target_file import target_argument
 from hw_models.transfer import Transfer, UnseenErrors
 
 Array = NDArray[np.float64]
@@ -76,7 +77,7 @@ class Calibration:
         """What computes with it. Raises ValueError when it was fitted to another cost model of the target, or when
         fitting again gives other numbers than were stored.
         """
-        again = f"`nas calibrate --target {self.target}{batch_option(self.batch)}`"
+        again = f"`nas calibrate --target {target_argument(self.target)}{batch_option(self.batch)}`"
         if self.kind == "measured" and self.content.get("cost_model") != _cost_model(target):
             raise ValueError(
                 f"the calibration of {self.target} was fitted to other figures of the target, or by another version of "

@@ -61,6 +61,11 @@ def list_targets() -> list[str]:
     return sorted(path.stem for path in TARGETS_FOLDER.glob("*.toml"))
 
 
+def target_argument(name: str) -> str:
+    """What to say for `--target`: the name of a device that comes with the package, else the file that is called so."""
+    return name if name in list_targets() else f"{name}.toml"
+
+
 def load_target(name_or_path: str | Path) -> Target:
     """A device by its name, or from a TOML file (anything that ends in `.toml` or holds a slash is a file).
 

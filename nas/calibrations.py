@@ -9,6 +9,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from hw_models.calibration import Calibration
+from hw_models.target_file import target_argument
 from nas.errors import UsageError
 from nas.store import Store, database_errors
 
@@ -97,7 +98,8 @@ class CalibrationStore:
         if found is None:
             of_one_image = target.rpartition(_BATCH)[0] or target  # a search would refuse another batch
             raise UsageError(
-                f"no calibration {name!r} in {self.url}; make one with `nas calibrate --target {of_one_image}`"
+                f"no calibration {name!r} in {self.url}; make one with `nas calibrate --target "
+                f"{target_argument(of_one_image)}`"
             )
         return found
 

@@ -26,6 +26,18 @@ PLAIN = "none"
 UNCALIBRATED = "uncalibrated: as the cost model predicts it, not measured"
 
 
+def uncalibrated(target: str) -> str:
+    """What is said of a latency on a target without calibration, and the command that makes one."""
+    return f"{UNCALIBRATED} (`{calibrate_command(target)}`)"
+
+
+def calibrate_command(target: str) -> str:
+    """For a target by its name."""
+    from hw_models.target_file import target_argument
+
+    return f"nas calibrate --target {target_argument(target)}"
+
+
 @dataclass(frozen=True)
 class TargetLatency:
     """A target's calibrated latency. risk: as in `SearchSpec`."""
@@ -73,10 +85,9 @@ def calibrated(
         if stored is None:
             if risk is not None:
                 raise UsageError(
-                    f"--risk needs to know how far the latency of {name} is off: run `nas calibrate --target {name}` "
-                    "first"
+                    f"--risk needs to know how far the latency of {name} is off: run `{calibrate_command(name)}` first"
                 )
-            narrator.say(f"latency on {name} is {UNCALIBRATED} (`nas calibrate --target {name}`)")
+            narrator.say(f"latency on {name} is {uncalibrated(name)}")
             if batches.get(name):
                 listed = ", ".join(map(str, batches[name]))
                 narrator.say(f"its calibration at batch {listed} is not used: a search's latency is of one image")
@@ -150,5 +161,5 @@ def latency_claims(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"Latency on {target} is predicted by {summary['calibration']}; e.g. {interval_text(summary)}."
             )
         else:
-            lines.append(f"Latency on {target} is {UNCALIBRATED} (`nas calibrate --target {target}`).")
+            lines.append(f"Latency on {target} is {uncalibrated(target)}.")
     return lines

@@ -124,6 +124,8 @@ def test_a_calibration_of_another_cost_model_is_refused(folder):
         with pytest.raises(ValueError, match="make a new one of the same measurements with `nas calibrate --target"):
             found.model(with_target)
     assert calibration.model(replace(target, title="Another")).latency  # prose decides nothing
+    with pytest.raises(ValueError, match=r"`nas calibrate --target mine\.toml`"):  # a file of one's own
+        replace(calibration, target="mine").model(edited)
 
 
 def test_too_few_measurements_are_said_and_not_used(tmp_path, records):

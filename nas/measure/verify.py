@@ -20,7 +20,7 @@ from nas.correlation import spearman
 from nas.errors import NasError, UsageError
 from nas.export_study import same_problem
 from nas.files import sole_user
-from nas.latency import UNCALIBRATED
+from nas.latency import uncalibrated
 from nas.measure.ask import open_device, refuse_other_threads, target_name
 from nas.measure.jobs import Job
 from nas.measure.peace import taken_at_peace
@@ -197,7 +197,7 @@ class _Predictor:
         except ValueError as error:
             raise UsageError(str(error)) from error
         self.calibrated = stored is not None
-        self.about = f"{UNCALIBRATED} (`nas calibrate --target {name}`)"
+        self.about = uncalibrated(name)
         if stored is not None:
             self.about = f"calibration {stored.name}: {stored.calibration.about}"
 
