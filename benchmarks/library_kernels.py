@@ -25,6 +25,7 @@ from scipy.optimize import least_squares
 
 from benchmarks.provenance import provenance, write_result
 from hw_models import Target, load_target
+from hw_models.library import window_on_map
 from nas.measure.device import cpu_target, pinned
 from nas.measure.graphs import INPUT_NAME, session_options
 from nas.measure.jobs import Graph, write_missing
@@ -63,17 +64,13 @@ class Case:
 
     def touched(self) -> tuple[float, float]:
         """(share of positions whose window reaches over the left or right edge, of kernel rows on the map)."""
-        made, before = ceil(self.size / self.stride), (self.kernel - 1) // 2
-        rows = self.stride * np.arange(made)[:, None] - before + np.arange(self.kernel)
-        inside = (rows >= 0) & (rows < self.size)
-        return float((~inside.all(axis=1)).mean()), float(inside.mean())
+        return window_on_map(self.size, ceil(self.size / self.stride), self.kernel, self.stride)
 
 
 def cases(precision: str, lanes: int) -> dict[str, list[Case]]:
     """By what they tell."""
-    single = [
-        (size, kernel, stride) for kernel in (3, 5, 7, 9) for size, stride in ((56, 1), (28, 1), (14, 1), (56, 2))
-    ]
+    maps = ((56, 1), (28, 1), (14, 1), (7, 1), (56, 2))
+    single = [(size, kernel, stride) for kernel in (3, 5, 7, 9) for size, stride in maps]
     whole = [Case(64, 64, *form, 64, precision) for form in single]
     ragged = [Case(c, c, s, k, 1, c, precision) for c, s, k in product((30, 42, 62), (28, 14), (3, 7))]
     narrow = [Case(64, 64, s, 3, r, 64 // width, precision) for width, s, r in product((2, 4), (28, 14), (1, 2))]
@@ -189,7 +186,10 @@ def table(target: Target, rounds: int) -> list[dict[str, Any]]:
             spent = []
             for case in kinds[kind]:
                 width = case.inputs // case.groups
-                products = ceil(case.outputs / case.groups / lanes) * width * case.groups / rate
+                if width == 1:  # as `hw_models.npu` has every depthwise one
+                    products = ceil(case.outputs / lanes) / target.matrix.depthwise_taps
+                else:
+                    products = ceil(case.outputs / case.groups / lanes) * width * case.groups / rate
                 beyond = (cycles(case) - own) / case.positions / case.taps
                 if precision == "fp32":
                     spent.append((beyond - products) / case.inputs)

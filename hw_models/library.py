@@ -9,7 +9,7 @@ from math import ceil, prod
 
 import numpy as np
 
-from hw_models.lowering import IMAGE_CHANNELS, has_blocked_kernel
+from hw_models.lowering import has_blocked_kernel, is_read_plain
 from hw_models.target import MatrixEngine, Runtime
 from hw_models.workload import Op, Workload
 
@@ -24,9 +24,10 @@ def library_seconds(workload: Workload, op: Op, engine: MatrixEngine, runtime: R
     integer = workload.tensors[op.outputs[0]].dtype.startswith("int")
     lanes = max(engine.depthwise_channels, 1)
     groups, positions, outputs, _ = op.gemm
-    blocked = runtime.own_layout and not integer and has_blocked_kernel(op, runtime.block_channels)
+    on_map = len(workload.tensors[op.outputs[0]].shape) == 4
+    blocked = runtime.own_layout and on_map and not integer and has_blocked_kernel(op, runtime.block_channels)
     cycles = ceil(groups * positions * outputs / lanes) * runtime.requantize_cycles if integer else 0.0
-    if op.is_depthwise and outputs == 1 and (integer or blocked or not runtime.own_layout):
+    if op.is_depthwise and outputs == 1 and (integer or blocked or (on_map and not runtime.own_layout)):
         cycles = _depthwise_cycles(workload, op, runtime, lanes, integer=integer)
     elif op.window is not None and prod(op.window.kernel) > 1:
         cycles += _gather_cycles(op, runtime, lanes, integer=integer, blocked=blocked)
@@ -37,13 +38,13 @@ def library_seconds(workload: Workload, op: Op, engine: MatrixEngine, runtime: R
 def _padding(op: Op, runtime: Runtime, lanes: int) -> float:
     """Share of its time that a float convolution in the blocked layout works on zeros, and with few blocks at once.
 
-    Input channels are padded to blocks as output channels are, but for those of an image.
+    Input channels are padded to blocks as output channels are, but for those that are read as they are.
     """
     assert op.gemm is not None
     assert op.window is not None
     _, _, outputs, reduction = op.gemm
     channels = reduction // prod(op.window.kernel)
-    zeros = ceil(channels / lanes) * lanes / channels if channels > IMAGE_CHANNELS else 1.0
+    zeros = 1.0 if is_read_plain(op, runtime.block_channels) else ceil(channels / lanes) * lanes / channels
     blocks = ceil(outputs / lanes)
     return zeros * (1 + (runtime.partial_blocks / blocks if blocks % BLOCKS_AT_ONCE else 0.0)) - 1
 
@@ -56,37 +57,33 @@ def _depthwise_cycles(workload: Workload, op: Op, runtime: Runtime, lanes: int, 
     if integer:
         rest = taps * (runtime.integer_tap_cycles + groups % lanes * runtime.integer_ragged_cycles)
         return positions * (vectors * runtime.integer_start_cycles + rest)
-    touched = taps * _inside(*_along(workload, op, -2))  # rows beyond the map are left out
-    at_edge = _at_edge(workload, op) * touched * runtime.depthwise_edge_cycles
-    return positions * vectors * (runtime.depthwise_start_cycles + at_edge)
+    _, on_map = _on_map(workload, op, -2)  # rows beyond the map are left out
+    at_edge, _ = _on_map(workload, op, -1)
+    cycles = runtime.float_start_cycles + at_edge * taps * on_map * runtime.depthwise_edge_cycles
+    return positions * vectors * cycles
 
 
-def _at_edge(workload: Workload, op: Op) -> float:
-    """Share of positions whose window reaches over the left or right edge: these are computed one by one."""
-    assert op.window is not None
-    _, made, _, stride, _, before = _along(workload, op, -1)
-    return min(2 * ceil(before / stride), made) / made
-
-
-def _along(workload: Workload, op: Op, axis: int) -> tuple[int, int, int, int, int, int]:
-    """Along an axis of its maps (-2 or -1): sizes of input and output, kernel, stride, dilation, padding before.
-
-    Of tokens that it reads as a map no size is known: they are taken for padded to that of the output.
+def _on_map(workload: Workload, op: Op, axis: int) -> tuple[float, float]:
+    """`window_on_map` along an axis of its maps, -2 or -1. Where the trace has folded the making of the map into it, so
+    that it reads tokens or channels last, its input is taken for padded to the size of the output.
     """
     assert op.window is not None
+    assert op.gemm is not None
     read, written = (workload.tensors[index].shape for index in (op.inputs[0], op.outputs[0]))
     kernel, stride, dilation = op.window.kernel[axis], op.window.stride[axis], op.window.dilation[axis]
-    made = written[axis] if len(written) == 4 or axis == -1 else 1  # a sequence has one row
-    size = read[axis] if len(read) == len(written) else made * stride
-    before = max((made - 1) * stride + dilation * (kernel - 1) + 1 - size, 0) // 2
-    return size, made, kernel, stride, dilation, before
+    size = read[axis] if len(read) == 4 and read[1] == op.gemm[0] else written[axis] * stride
+    return window_on_map(size, written[axis], kernel, stride, dilation)
 
 
 @lru_cache(maxsize=4096)
-def _inside(size: int, made: int, kernel: int, stride: int, dilation: int, before: int) -> float:
-    """Share of taps along an axis that lie on the map, over all positions."""
-    first = stride * np.arange(made)[:, None] - before + dilation * np.arange(kernel)
-    return float(((first >= 0) & (first < size)).mean())
+def window_on_map(size: int, made: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[float, float]:
+    """(share of positions whose window reaches beyond the map, share of taps on it) along an axis with `size` elements
+    before and `made` after, padded alike at both ends.
+    """
+    before = ceil(max((made - 1) * stride + dilation * (kernel - 1) + 1 - size, 0) / 2)
+    taps = stride * np.arange(made)[:, None] - before + dilation * np.arange(kernel)
+    inside = (taps >= 0) & (taps < size)
+    return float((~inside.all(axis=1)).mean()), float(inside.mean())
 
 
 def _gather_cycles(op: Op, runtime: Runtime, lanes: int, *, integer: bool, blocked: bool) -> float:
@@ -94,7 +91,7 @@ def _gather_cycles(op: Op, runtime: Runtime, lanes: int, *, integer: bool, block
     assert op.window is not None
     groups, positions, _, summed = op.gemm
     if not integer:
-        return groups * positions * summed * runtime.gather_cycles * (not blocked)
+        return groups * positions * summed * runtime.gather_channel_cycles * (not blocked)
     taps = prod(op.window.kernel)
     pieces = groups * taps if groups > 1 else op.window.kernel[0] * (summed // taps % lanes > 0)
     return positions * (taps * runtime.integer_tap_cycles + pieces * runtime.integer_gather_cycles)

@@ -158,7 +158,7 @@ def _with_reorders(workload: Workload, block: int) -> Workload:
     layout = {index: OWN for index in workload.inputs if _is_map(new.tensors[index])}
     integer = any(_is_integer(workload.tensors[op.outputs[0]]) for op in workload.ops if op.kind in MATRIX_KINDS)
     own = LAST if integer else OWN
-    layout |= {index: PLAIN for index in layout if integer and _is_image(new.tensors[index])}
+    layout |= {index: PLAIN for index in layout if _is_image(new.tensors[index])}
 
     def held(index: int) -> str:
         found = LAST if _is_sequence(new.tensors[index]) else layout.get(index, PLAIN)
@@ -166,7 +166,8 @@ def _with_reorders(workload: Workload, block: int) -> Workload:
 
     for op in workload.ops:
         # A convolution reads tokens as a map that lies channels last.
-        maps = [i for i in op.inputs if _is_map(new.tensors[i]) or (op.kind == "conv" and _is_sequence(new.tensors[i]))]
+        of_map = op.kind == "conv" and len(new.tensors[op.outputs[0]].shape) == 4
+        maps = [i for i in op.inputs if _is_map(new.tensors[i]) or (of_map and _is_sequence(new.tensors[i]))]
         in_integers = all(_is_integer(new.tensors[index]) for index in op.inputs)
         reads, writes = _wanted(op, [held(index) for index in maps], own, block, integer=in_integers)
         if maps and not reads and _is_sequence(new.tensors[op.outputs[0]]):
@@ -179,7 +180,9 @@ def _with_reorders(workload: Workload, block: int) -> Workload:
         )
         for index in op.outputs:
             layout[index] = writes
-        function = "mean.last" if op.function == "mean" and reads == LAST else op.function
+        function = op.function
+        if function == "mean" and reads == LAST and _keeps_channels(new.tensors, op):
+            function = "mean.last"
         new.ops.append(replace(op, inputs=inputs, function=function))
     return replace(workload, tensors=tuple(new.tensors), ops=tuple(new.ops))
 
@@ -187,8 +190,9 @@ def _with_reorders(workload: Workload, block: int) -> Workload:
 def _wanted(op: Op, held: Sequence[str], own: str, block: int, *, integer: bool) -> tuple[str, str]:
     """(layout in which the op reads its maps, "" for any; layout of what it writes)."""
     if op.kind == "conv":
-        wanted = own if own == LAST or has_blocked_kernel(op, block) else PLAIN
-        return wanted, wanted
+        if own == LAST or not has_blocked_kernel(op, block):
+            return (LAST, LAST) if own == LAST else (PLAIN, PLAIN)
+        return (PLAIN if is_read_plain(op, block) else OWN), OWN
     if op.kind == "norm" and op.function == "layer":
         return LAST, LAST
     if op.kind in _UNARY or op.function in ("dequantize", "quantize"):
@@ -209,20 +213,33 @@ def _wanted(op: Op, held: Sequence[str], own: str, block: int, *, integer: bool)
 
 
 def has_blocked_kernel(op: Op, block: int) -> bool:
-    """Whether a float convolution is computed in blocks of `block` channels.
+    """Whether a float convolution on a map is computed in blocks of `block` channels.
 
-    Depthwise ones and the input of dense ones must fill fourths; an image is read as it is; of other groups each must
-    fill blocks on either side (seen in optimized graphs of ONNX Runtime 1.32).
+    Depthwise ones and the input of dense ones must be multiples of `ALIGNMENT`; of other groups each must fill blocks
+    on either side (seen in optimized graphs of ONNX Runtime 1.32).
     """
     if op.window is None or op.gemm is None or op.window.transposed:
         return False
     groups, _, outputs, summed = op.gemm
     inputs = summed // prod(op.window.kernel)
     if groups == 1:
-        return inputs % ALIGNMENT == 0 or inputs < block
+        return inputs % ALIGNMENT == 0 or is_read_plain(op, block)
     if inputs == outputs == 1:
         return groups % ALIGNMENT == 0
     return outputs % block == 0 and inputs % block == 0
+
+
+def is_read_plain(op: Op, block: int) -> bool:
+    """Whether a blocked convolution reads its input as it is, an image for one: it has less channels than a block."""
+    assert op.window is not None
+    assert op.gemm is not None
+    return op.gemm[0] == 1 and op.gemm[3] // prod(op.window.kernel) < block
+
+
+def _keeps_channels(tensors: Sequence[Tensor], op: Op) -> bool:
+    """Whether a reduction of a map is over its positions alone."""
+    batch, channels = tensors[op.inputs[0]].shape[:2]
+    return tensors[op.outputs[0]].elements == batch * channels
 
 
 def _is_image(tensor: Tensor) -> bool:

@@ -218,15 +218,15 @@ class Runtime:
     block_channels: channels of a block of that layout, a vector in fp32.
     one_core: whether matrix and vector work are done by the same core, one after the other, which also waits for
         what comes from dram.
-    depthwise_start_cycles: of a depthwise convolution, for each vector of channels of each position.
-        depthwise_edge_cycles: of one in floating point, for each tap of each such vector at the left and right edge,
-        where the window reaches over.
-    integer_start_cycles: as depthwise_start_cycles, of one in integers. integer_ragged_cycles: of one in integers, for
+    float_start_cycles: of a depthwise convolution in floating point, for each vector of channels of each position.
+        depthwise_edge_cycles: of such a one besides, for each tap of each such vector at the left and right edge, where
+        the window reaches over.
+    integer_start_cycles: as float_start_cycles, of one in integers. integer_ragged_cycles: of one in integers, for
         each tap of each channel beyond whole vectors.
     integer_tap_cycles: of any wider than 1x1 in integers, for each tap of each position, whatever its channels.
-    gather_cycles: of a convolution in floating point that is not computed in blocks, for each tap of each input channel
-        and position. integer_gather_cycles: of one in integers, for every piece that is copied together: a tap of a
-        group, or a row of taps when there is one group and its channels do not fill vectors.
+    gather_channel_cycles: of a convolution in floating point that is not computed in blocks, for each tap of each input
+        channel and position. integer_gather_cycles: of one in integers, for every piece that is copied together: a tap
+        of a group, or a row of taps when there is one group and its channels do not fill vectors.
     requantize_cycles: of an integer product that is not depthwise, for each vector of its outputs.
     partial_blocks: share of a block's time that a float convolution in the own layout loses when its blocks of output
         channels are not whole fours.
@@ -243,12 +243,12 @@ class Runtime:
     own_layout: bool = _value()
     block_channels: int = _value(low=1, high=1024)
     one_core: bool = _value()
-    depthwise_start_cycles: float = _value(low=0, high=1e4)
+    float_start_cycles: float = _value(low=0, high=1e4)
     depthwise_edge_cycles: float = _value(low=0, high=1e4)
     integer_start_cycles: float = _value(low=0, high=1e4)
     integer_tap_cycles: float = _value(low=0, high=1e4)
     integer_ragged_cycles: float = _value(low=0, high=1e4)
-    gather_cycles: float = _value(low=0, high=1e4)
+    gather_channel_cycles: float = _value(low=0, high=1e4)
     integer_gather_cycles: float = _value(low=0, high=1e4)
     requantize_cycles: float = _value(low=0, high=1e4)
     partial_blocks: float = _value(low=0, high=10)

@@ -112,9 +112,10 @@ POOLS: Mapping[str, str] = {
     "max_pool2d": "max",
     "avg_pool1d": "avg",
 }
-POOLED_AXES = [-1, -2]
-"""Axes over which torch takes the mean for adaptive pooling to one position: in this order nobody else writes them. It
-is "avg" here, as a runtime has a kernel of its own for it, which it does not use for other means."""
+POOLED = [[-1, -2], True]
+"""Axes of the mean that torch takes for adaptive pooling to one position, which keeps them: hardly anybody else writes
+them in this order. It is "avg" here, as a runtime has a kernel of its own for it that it does not use for other means.
+"""
 
 ADAPTIVE_POOLS: Mapping[str, str] = {"_adaptive_avg_pool2d": "avg", "adaptive_max_pool2d": "max"}
 COPIES: Mapping[str, str] = {
@@ -165,7 +166,7 @@ def describe(name: str, args: tuple[Any, ...], output: Tensor) -> Description | 
     if name in ARITHMETIC:
         return _describe_arithmetic(name, args)
     if name in REDUCTIONS:
-        function = "avg" if name == "mean" and list(args[1:2]) == [POOLED_AXES] else REDUCTIONS[name]
+        function = "avg" if name == "mean" and list(args[1:3]) == POOLED else REDUCTIONS[name]
         return Description("reduce", function, extent=max(1, args[0].numel() // max(1, output.numel())))
     if name in COPIES:
         return Description("copy", COPIES[name])

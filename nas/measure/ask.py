@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def run_measuring(
     """
     if (budget is not None and budget < 1) or networks < 0 or batch < 1 or (minutes is not None and minutes <= 0):
         raise UsageError("--budget, --minutes and --batch must be positive, and --networks not negative")
-    if patience_s is not None and (device != "cpu" or patience_s <= 0):
+    if patience_s is not None and (device != "cpu" or not 0 < patience_s < inf):
         raise UsageError("--patience is for --device cpu, and a positive number of seconds")
     store = Store(folder, url, create=True)
     on = open_device(device, store.folder / "measure" / "graphs", threads, workers)

@@ -20,7 +20,8 @@ def _reduction(function: Callable[[Tensor, list[int], bool], Tensor], call: Call
         if call.get("noop_with_empty_axes", 0):
             return data
         axes = tuple(range(data.dim()))
-    return function(data, list(axes), bool(call.get("keepdims", 1)))
+    counted = sorted(axis % data.dim() for axis in axes)  # never as pooling has them
+    return function(data, counted, bool(call.get("keepdims", 1)))
 
 
 def _global_pool(function: Callable[[Tensor, list[int], bool], Tensor], call: Call) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from hw_models import load_target
 from hw_models.library import library_seconds
-from hw_models.lowering import has_blocked_kernel
+from hw_models.lowering import has_blocked_kernel, lower
 from hw_models.npu import matrix_seconds
 from nas.bits import put_precision
 from nas.trace import trace_module
@@ -44,47 +44,55 @@ def test_an_accelerator_has_no_such_kernels(conv: nn.Conv2d, precision: str) -> 
 @pytest.mark.parametrize("precision", ["fp32", "w8a8"])
 @pytest.mark.parametrize("target", [WIDE, NARROW], ids=["zen5", "zen3"])
 def test_a_depthwise_convolution_with_two_outputs_a_channel_has_no_kernel_of_its_own(target, precision: str) -> None:
-    """ONNX Runtime computes it group by group: 20 times as long as one with an output a channel."""
+    """ONNX Runtime computes it group by group."""
 
     def seconds(outputs: int) -> float:
         workload, op = _traced(_conv(96, outputs, 7, 96), 28, precision)
         product_s = matrix_seconds(op, target.matrix, precision)
         return product_s + library_seconds(workload, op, target.matrix, target.runtime, product_s)
 
-    assert seconds(192) > 4 * seconds(96)
+    times = seconds(192) / seconds(96)
+    assert (4 if precision == "fp32" else 20) < times < (15 if precision == "fp32" else 300)
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_positions_at_the_edge_are_counted_as_the_window_meets_it(kernel: int, stride: int, dilation: int) -> None:
-    """Against counting on a map of ones: a window that meets padding sums less than all its taps."""
-    size, channels = 13, 8
-    runtime = replace(NARROW.runtime, depthwise_start_cycles=0.0, depthwise_edge_cycles=1.0)
-    conv = nn.Conv2d(1, 1, kernel, stride, dilation * (kernel // 2), dilation=dilation, bias=False)
-    nn.init.ones_(conv.weight)
-    met = conv(torch.ones(1, 1, size, size))[0, 0].detach()
-    middle = met[met.shape[0] // 2]
-    at_edge = float((middle < middle.max()).float().mean())
-    rows = float(met[:, met.shape[1] // 2].mean() / met.max())
+@pytest.mark.parametrize("size", [12, 13, 14])
+def test_positions_at_the_edge_are_counted_as_the_window_meets_it(
+    kernel: int, stride: int, dilation: int, size: int
+) -> None:
+    """Against counting along ones: a window that meets padding sums less than all its taps."""
+    channels = 8
+    runtime = replace(NARROW.runtime, float_start_cycles=0.0, depthwise_edge_cycles=1.0)
+    ones, padding = torch.ones(1, 1, size), dilation * (kernel // 2)
+    met = nn.functional.conv1d(ones, torch.ones(1, 1, kernel), None, stride, padding, dilation)[0, 0]
+    at_edge, rows = float((met < kernel).float().mean()), float(met.mean()) / kernel
     workload, op = _traced(_conv(channels, channels, kernel, channels, stride, dilation), size, "fp32")
     seconds = library_seconds(workload, op, NARROW.matrix, runtime, 0.0)
     assert op.gemm is not None
     expected = op.gemm[1] * at_edge * rows * kernel**2 / NARROW.matrix.clock_hz
-    assert seconds == pytest.approx(expected, rel=0.02)
+    assert seconds == pytest.approx(expected)
 
 
-def test_tokens_that_are_read_as_a_map_have_edges_too() -> None:
-    class OfTokens(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.conv = nn.Linear(16, 16), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+class _OfTokens(nn.Module):
+    """A depthwise convolution of tokens, [batch, tokens, channels], or of a map that lies channels last."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.conv(self.first(x).transpose(1, 2).reshape(1, 16, 14, 14))
+    def __init__(self, *, is_map: bool) -> None:
+        super().__init__()
+        self.first, self.conv, self.is_map = nn.Linear(16, 16), nn.Conv2d(16, 16, 3, padding=1, groups=16), is_map
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.is_map:
+            return self.conv(self.first(x).permute(0, 3, 1, 2))
+        return self.conv(self.first(x).transpose(1, 2).reshape(1, 16, 14, 14))
+
+
+@pytest.mark.parametrize("shape", [(1, 196, 16), (1, 14, 14, 16)], ids=["tokens", "channels last"])
+def test_what_is_read_as_a_map_has_its_edges(shape: tuple[int, ...]) -> None:
     with torch.device("meta"):
-        workload = put_precision(trace_module(OfTokens(), [(1, 196, 16)], "tokens"), "fp32")
+        module = _OfTokens(is_map=len(shape) == 4)
+    workload = put_precision(trace_module(module, [shape], "tokens"), "fp32")
     op = next(op for op in workload.ops if op.is_depthwise)
     assert library_seconds(workload, op, NARROW.matrix, NARROW.runtime, 0.0) == pytest.approx(
         beyond_s(_conv(16, 16, 3, 16), "fp32", product_s=0.0)
@@ -114,6 +122,7 @@ def test_ragged_depthwise_kernels_are_slower_in_integers(target) -> None:
         (30, 32, 1, False),
         (12, 32, 1, True),
         (3, 32, 1, True),  # an image
+        (6, 32, 1, True),
         (60, 60, 60, True),
         (62, 62, 62, False),
         (48, 96, 48, False),
@@ -135,3 +144,16 @@ def test_float_convolutions_work_on_padded_channels() -> None:
     assert padding(64, 64) == padding(3, 64) == padding(24, 64, "w8a8") == 0.0
     assert padding(24, 64) == pytest.approx(32 / 24 - 1)
     assert padding(64, 16) > padding(64, 32) > padding(64, 64)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
+def test_sequences_and_transposed_convolutions_have_no_blocked_kernel(precision: str) -> None:
+    with torch.device("meta"):
+        sequence, transposed = nn.Conv1d(32, 32, 3, padding=1), nn.ConvTranspose2d(32, 32, 2, 2)
+    flat = put_precision(trace_module(sequence, [(1, 32, 100)], "conv"), precision)
+    assert lower(flat, NARROW.runtime).ops == flat.ops  # no reorder
+    wide = replace(NARROW.runtime, partial_blocks=10.0, gather_channel_cycles=0.0, requantize_cycles=0.0)
+    wide = replace(wide, integer_tap_cycles=0.0, integer_gather_cycles=0.0)
+    assert library_seconds(flat, flat.ops[0], NARROW.matrix, wide, 1.0) == 0.0
+    grown = put_precision(trace_module(transposed, [(1, 32, 7, 7)], "conv"), precision)
+    assert not has_blocked_kernel(grown.ops[0], 8)

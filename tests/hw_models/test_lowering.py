@@ -104,6 +104,47 @@ def test_pooling_to_one_position_has_an_integer_kernel_and_another_mean_has_none
     assert estimate(_chain(_Gated()), CORE).latency_s > estimate(_chain(nn.AdaptiveAvgPool2d(1)), CORE).latency_s
 
 
+def test_a_mean_over_channels_is_no_walk_over_positions() -> None:
+    class Spatial(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * x.mean(1, keepdim=True)
+
+    assert "mean.last" not in _put_in(_chain(Spatial()))
+
+
+class _Tokens(nn.Module):
+    """A linear layer on the tokens of a map, and a map of them again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.inner(x.flatten(2).transpose(1, 2))
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+
+class _TokensOfMap(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.gelu(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+
+
+@pytest.mark.parametrize("layer", [_Tokens(), _TokensOfMap()], ids=["linear", "activation"])
+def test_tokens_are_made_of_maps_and_read_as_maps_through_a_reorder(layer: nn.Module) -> None:
+    assert _put_in(_chain(layer, precision="fp32"))["reorder"] == 2
+    assert _put_in(_chain(layer))["reorder"] == 0  # integer maps lie as tokens do
+
+
+def test_few_channels_are_read_as_they_are() -> None:
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Conv2d(32, 6, 1), nn.Conv2d(6, 32, 1))
+    between = put_precision(trace_module(module, [(1, 32, 12, 12)], "chain"), "fp32")
+    assert _put_in(between) == {"reorder": 1}
+    with torch.device("meta"):
+        image = put_precision(trace_module(nn.Conv2d(3, 32, 3), [(1, 3, 12, 12)], "stem"), "fp32")
+    assert _put_in(image) == {}
+
+
 def test_groups_are_narrow_where_they_fill_no_block() -> None:
     grouped = _chain(nn.Conv2d(32, 32, 3, padding=1, groups=4), precision="fp32")
     assert _put_in(grouped)["reorder"] == 2  # eight channels a group in blocks of sixteen
