@@ -111,7 +111,9 @@ def batch_option(batch: int) -> str:
 
 def _cost_model(target: Target) -> str:
     """Identity of what predicts the pieces of time that a calibration scales."""
-    return hashlib.sha256(f"{COST_MODEL_VERSION} {target.content()}".encode()).hexdigest()[:12]
+    parts = [asdict(part) for part in (target.matrix, target.vector, target.memory, target.overhead, target.runtime)]
+    text = json.dumps([COST_MODEL_VERSION, target.name, parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def measured_calibration(

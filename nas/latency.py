@@ -95,7 +95,8 @@ def calibrated(
         try:
             model = stored.calibration.model(targets[name])
         except ValueError as error:
-            raise UsageError(str(error)) from error
+            begun = "; a study that began with it needs the target and version that it began with" if wanted else ""
+            raise UsageError(f"{error}{begun}") from error
         latencies[name] = TargetLatency(stored, model, risk)
         narrator.say(f"latency on {name}: {latencies[name].about}")
     names = tuple(latencies[name].stored.name if name in latencies else PLAIN for name in targets)

@@ -175,6 +175,14 @@ def test_a_machine_under_load_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert store.of("core") == []
 
 
+@pytest.mark.parametrize(
+    ("device", "patience_s"), [("cuda", 5.0), ("cpu", 0.0), ("cpu", -1.0), ("cpu", float("nan")), ("cpu", float("inf"))]
+)
+def test_patience_is_seconds_of_a_cpu(device: str, patience_s: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--patience is for --device cpu, and a positive number of seconds"):
+        run_measuring(tmp_path, None, _QUIET, device=device, patience_s=patience_s)
+
+
 def test_blocks_timed_by_another_method_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.measure.design.POOL", 30)
     store = MeasurementStore(Store(tmp_path, create=True))

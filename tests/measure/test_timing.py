@@ -110,6 +110,40 @@ def test_patience_finds_the_moments_of_peace() -> None:
     assert not calm(1e-3).all()
 
 
+class _Disturbing(_Scripted):
+    """What leaves the machine slow behind itself, for the first look at the sentinel."""
+
+    def __init__(self, seconds: float, load: list[float]) -> None:
+        super().__init__(seconds)
+        self.machine = load
+
+    def times_s(self, count: int) -> np.ndarray:
+        self.machine.append(2.0)
+        return super().times_s(count)
+
+
+class _Recovering(_Scripted):
+    """A sentinel that finds the machine slow once after each disturbance."""
+
+    def __init__(self, seconds: float, load: list[float]) -> None:
+        super().__init__(seconds)
+        self.machine = load
+
+    def times_s(self, count: int) -> np.ndarray:
+        factor = self.machine[-1]
+        self.machine[:] = [1.0]
+        return np.full(count, self.base_s * factor)
+
+
+def test_a_runner_that_disturbs_by_itself_costs_the_others_nothing() -> None:
+    machine = [1.0]
+    sentinel = Sentinel(_Recovering(1e-5, machine), best_s=1e-5, watch_s=0.0)
+    runners = [_Disturbing(1e-3, machine), *(_Scripted(1e-3) for _ in range(5))]
+    slices = time_in_turns(runners, np.random.default_rng(0), sentinel, rounds=6)
+    assert not slices.calm[0].any()
+    assert slices.calm[1:].all()
+
+
 def test_the_sentinel_waits_for_peace() -> None:
     load = [1.0]
     sentinel = Sentinel(_Scripted(1e-5, load), watch_s=0.01)

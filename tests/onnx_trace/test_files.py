@@ -110,6 +110,18 @@ def test_ops_are_what_they_compute(row: str, tmp_path: Path) -> None:
     assert _kinds(workload) == kinds
 
 
+@pytest.mark.parametrize(
+    ("node", "function"),
+    [
+        (helper.make_node("GlobalAveragePool", ["x"], ["y"]), "avg"),
+        (helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3]), "mean"),
+        (helper.make_node("ReduceMean", ["x"], ["y"], axes=[-1, -2]), "mean"),
+    ],
+)
+def test_a_runtime_has_kernels_of_its_own_for_pooling(node: onnx.NodeProto, function: str, tmp_path: Path) -> None:
+    assert [op.function for op in trace_onnx(_file(tmp_path, [node])).ops] == [function]
+
+
 def test_what_the_quantizers_do_not_reach_stays_in_floating_point(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
