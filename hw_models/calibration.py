@@ -103,6 +103,11 @@ class Calibration:
             )
         return CalibratedLatency(target, predictor.blend, predictor=predictor)
 
+    def held_out_s(self, name: str) -> float | None:
+        """Seconds of one of its samples as predicted by a fit without it; None where it has not learned from it."""
+        names = self.content.get("names", [])
+        return float(self.content["held_out_s"][names.index(name)]) if name in names else None
+
 
 def batch_option(batch: int) -> str:
     """What a command says of a batch."""
@@ -117,9 +122,16 @@ def _cost_model(target: Target) -> str:
 
 
 def measured_calibration(
-    target: Target, about: str, samples: Samples, prior: FactorPrior, batch: int = 1
+    target: Target,
+    about: str,
+    samples: Samples,
+    prior: FactorPrior,
+    batch: int = 1,
+    names: Sequence[str] = (),
 ) -> tuple[Calibration, Predictor]:
-    """Fit the samples of a target, all of one batch. Raises as `fit_predictor`."""
+    """Fit the samples of a target, all of one batch. names: of the samples, for `held_out_s`. Raises as
+    `fit_predictor`.
+    """
     predictor = fit_predictor(samples, prior)
     content = {
         "cost_model": _cost_model(target),
@@ -127,6 +139,7 @@ def measured_calibration(
         "samples": _samples_data(samples),
         "choices": [choice.to_dict() for choice in (predictor.choice, *predictor.fold_choices)],
         "held_out_s": predictor.held_out_s.tolist(),
+        "names": list(names),
     }
     return Calibration(target.name, "measured", about, content, batch), predictor
 

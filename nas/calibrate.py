@@ -78,9 +78,15 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
         samples = Samples.of(things, [record.latency_s for record in records])
         prior = known.prior if known is not None else FactorPrior.of_cost_model()
         narrator.say(f"fitting {len(records)} measurements of {target.name}")
-        calibration, predictor = measured_calibration(target, _about(records), samples, prior, batch)
+        names = [sample_name(record) for record in records]
+        calibration, predictor = measured_calibration(target, _about(records), samples, prior, batch, names)
         report = scores(records, samples, predictor, prior)
         return Outcome(calibrations.put(calibration, report), report)
+
+
+def sample_name(record: Measurement) -> str:
+    """How a calibration knows what it has learned from."""
+    return f"{record.subject} {record.input_size} {record.precision}"
 
 
 def _too_few(

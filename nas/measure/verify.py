@@ -15,6 +15,7 @@ import numpy as np
 from hw_models import Target, combine, estimate_part
 from hw_models.measurements import Measurement
 from nas.bits import costed_precision, put_precision
+from nas.calibrate import sample_name
 from nas.calibrations import CalibrationStore
 from nas.correlation import spearman
 from nas.errors import NasError, UsageError
@@ -37,7 +38,8 @@ from nas.units import SECONDS, format_quantity
 @dataclass(frozen=True)
 class Row:
     """A network of the front on the device. Seconds; the prediction's ends are equal to it where no interval is
-    known.
+    known. learned: whether the calibration has learned from this measurement; the prediction is that of a fit without
+    it then.
     """
 
     trial: int
@@ -48,6 +50,7 @@ class Row:
     measured_s: float
     measured_low_s: float
     measured_high_s: float
+    learned: bool
 
     @property
     def inside(self) -> bool:
@@ -140,7 +143,9 @@ def verify_study(
     for trial in study.front:
         record = found.get((subjects[trial.number].name, precision))
         if record is not None:
-            rows.append(_row(trial.number, trial.top1 or 0.0, record, predict(record)))
+            seconds, learned = predict(record)
+            measured_s = record.latency_s, record.low_s, record.high_s
+            rows.append(Row(trial.number, trial.top1 or 0.0, *seconds, *measured_s, learned))
     if not rows:
         raise NasError(
             f"no network of the front has a time: {next(iter(outcome.refused.values()), 'none was measured')}"
@@ -165,7 +170,10 @@ def verification_text(done: Verification) -> str:
             predicted += f" ({_text(row.predicted_low_s)} to {_text(row.predicted_high_s)})"
         measured += f" ({_text(row.measured_low_s)} to {_text(row.measured_high_s)})"
         ratio = row.measured_s / row.predicted_s
-        lines.append(f"{row.trial:>6} {row.top1:>7.3f} {predicted:>24} {measured:>32} {ratio:>6.2f}")
+        mark = "*" if row.learned else ""
+        lines.append(f"{row.trial:>6} {row.top1:>7.3f} {predicted:>24} {measured:>32} {ratio:>6.2f}{mark}")
+    if any(row.learned for row in done.rows):
+        lines.append("* the calibration has learned from this measurement: predicted by a fit without it")
     if np.isfinite(done.rank_agreement):
         lines.append(f"rank agreement of predicted and measured: Spearman {done.rank_agreement:.3f}")
     else:
@@ -196,21 +204,23 @@ class _Predictor:
             self._model = stored.calibration.model(target) if stored is not None else None
         except ValueError as error:
             raise UsageError(str(error)) from error
+        self._stored = stored
         self.calibrated = stored is not None
         self.about = uncalibrated(name)
         if stored is not None:
             self.about = f"calibration {stored.name}: {stored.calibration.about}"
 
-    def __call__(self, record: Measurement) -> tuple[float, float, float]:
-        """(seconds, low end, high end) of the network that was measured."""
+    def __call__(self, record: Measurement) -> tuple[tuple[float, float, float], bool]:
+        """((seconds, low end, high end) of the network that was measured, whether the calibration has learned from it).
+
+        One that it has learned from is predicted by a fit without it, with an interval as wide as the whole one's.
+        """
         precision = costed_precision(record.precision)
         part = estimate_part(put_precision(measured_workload(record), precision), self._target)
-        if self._model is not None:
-            latency = self._model.latency([part])
-            return latency.seconds, latency.low_s, latency.high_s
-        report = combine([part], self._target)
-        return report.latency_s, report.latency_s, report.latency_s
-
-
-def _row(number: int, top1: float, record: Measurement, predicted: tuple[float, float, float]) -> Row:
-    return Row(number, top1, *predicted, record.latency_s, record.low_s, record.high_s)
+        if self._model is None or self._stored is None:
+            report = combine([part], self._target)
+            return (report.latency_s, report.latency_s, report.latency_s), False
+        latency = self._model.latency([part])
+        without = self._stored.calibration.held_out_s(sample_name(record))
+        scale = 1.0 if without is None else without / latency.seconds
+        return (scale * latency.seconds, scale * latency.low_s, scale * latency.high_s), without is not None

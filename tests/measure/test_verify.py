@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
+from hw_models import load_pack
+from nas.calibrate import run_calibration
 from nas.correlation import spearman
+from nas.measure.records import MeasurementStore
 from nas.measure.verify import verification_text, verify_study
 from nas.progress import Narrator
 from nas.search import run_search
+from nas.store import Store
+from nas.subjects import architecture_subject
 from tests.small_study import small_spec
 
 _QUIET = Narrator(quiet=True)
@@ -27,7 +34,7 @@ def test_networks_of_a_front_are_measured_beside_their_predictions(
     distinct = list({trial.architecture.key: trial for trial in scored}.values())[:4]
     assert len(distinct) >= 3
     vars(study)["front"] = distinct  # a front of six trials may have fewer
-    done = verify_study(study, _QUIET, target="epyc_zen5_core", precision="fp32")
+    done = verify_study(study, _QUIET, target="epyc_zen3_core", precision="fp32")
     assert {row.trial for row in done.rows} == {trial.number for trial in distinct}
     assert not done.refused
     measured, predicted = ([getattr(row, name) for row in done.rows] for name in ("measured_s", "predicted_s"))
@@ -43,3 +50,19 @@ def test_networks_of_a_front_are_measured_beside_their_predictions(
     pairs = pairwise(done.rows)
     overlapping = {(a.trial, b.trial) for a, b in pairs if b.measured_low_s <= a.measured_high_s}
     assert set(done.ties) == overlapping
+
+    # What a calibration has learned from is no test of it.
+    blocks = [record for record in load_pack("epyc_zen3_core") if record.precision == "fp32"][:16]
+    known = [replace(record, runtime_version=onnxruntime.__version__) for record in blocks]
+    MeasurementStore(Store(tmp_path)).put(known)
+    stored = run_calibration("epyc_zen3_core", tmp_path, None, _QUIET).stored
+    assert stored is not None
+    again = verify_study(study, _QUIET, target="epyc_zen3_core", precision="fp32")
+    assert again.coverage is not None
+    assert "* the calibration has learned from this measurement" in verification_text(again)
+    for row in again.rows:
+        subject = architecture_subject(study.trial(row.trial).architecture, 10)
+        assert row.learned
+        found = stored.calibration.held_out_s(f"{subject.name} {subject.input_size} fp32")
+        assert row.predicted_s == pytest.approx(found)
+        assert row.predicted_low_s <= row.predicted_s <= row.predicted_high_s
