@@ -78,9 +78,7 @@ def load_target(name_or_path: str | Path) -> Target:
     else:
         path = TARGETS_FOLDER / f"{text}.toml"
         if text not in list_targets():
-            near = difflib.get_close_matches(text, list_targets(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(list_targets())}"
-            raise TargetError(f"unknown target {text!r}; {hint} (a file of your own must end in .toml)")
+            raise TargetError(f"unknown target {text!r}; {_hint(text)} (a file of your own must end in .toml)")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -90,6 +88,14 @@ def load_target(name_or_path: str | Path) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise TargetError(f"target file {text}: {_toml_problem(path, error)}") from error
     return parse_target(data, path.stem, text)
+
+
+def _hint(name: str) -> str:
+    """Of a device that does not come with the package: a file beside, a near miss, or all that there are."""
+    if Path(f"{name}.toml").is_file():
+        return f"did you mean the file {name}.toml?"
+    near = difflib.get_close_matches(name, list_targets(), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(list_targets())}"
 
 
 def check_target_name(name: str, where: str) -> None:
@@ -110,7 +116,9 @@ def _inherit(where: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     parent = data["like"]
     if not isinstance(parent, str) or parent not in list_targets():
-        raise TargetError(f"{where}: like must name one of {', '.join(list_targets())}, but is {parent!r}")
+        raise TargetError(
+            f"{where}: like must name a target that comes with nas, but is {parent!r}; {_hint(str(parent))}"
+        )
     parent_data = tomllib.loads((TARGETS_FOLDER / f"{parent}.toml").read_text(encoding="utf-8"))
     if "like" in parent_data:
         parent_data = dict(_inherit(where, parent_data))
@@ -260,13 +268,21 @@ def _check_scalar(where: str, key: str, kind: str, bounds: Mapping[str, Any], va
     return int(value) if kind == "int" else float(value)
 
 
+_RENAMED = {
+    "runtime.depthwise_start_cycles": "it is float_start_cycles now, and integer_start_cycles in integers",
+    "runtime.gather_cycles": "it is gather_channel_cycles now, for each input channel of a group, not for a group",
+    "runtime.integer_ragged": "it is integer_ragged_cycles now, cycles a tap and channel, not a factor",
+}
+"""Keys of earlier versions -> what is said of them: what replaced them is measured otherwise."""
+
+
 def _check_keys(where: str, section: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
     prefix = f"{section}." if section else ""
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
-            raise TargetError(f"{where}: unknown key {prefix}{key}; {hint}")
+            raise TargetError(f"{where}: unknown key {prefix}{key}; {_RENAMED.get(f'{prefix}{key}', hint)}")
     for key in known:
         if key not in table:
             raise TargetError(f"{where}: missing key {prefix}{key}; add it (npu_40tops.toml shows every key)")

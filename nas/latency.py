@@ -95,8 +95,11 @@ def calibrated(
         try:
             model = stored.calibration.model(targets[name])
         except ValueError as error:
-            begun = "; a study that began with it needs the target and version that it began with" if wanted else ""
-            raise UsageError(f"{error}{begun}") from error
+            begun = (
+                f"calibration {stored.name}, which this study began with, is of other figures of {name}, or of another "
+                f"version of this program: restore the target's file, use that version, or search again"
+            )
+            raise UsageError(begun if wanted else str(error)) from error
         latencies[name] = TargetLatency(stored, model, risk)
         narrator.say(f"latency on {name}: {latencies[name].about}")
     names = tuple(latencies[name].stored.name if name in latencies else PLAIN for name in targets)

@@ -32,11 +32,18 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 @click.option("--precision", "precisions", help="Comma-separated; the device's usual ones if not given.")
 @click.option("--input-size", type=int, help="Side of the square image for --model; its own if not given.")
 @click.option("--batch", type=int, default=1, show_default=True)
-@click.option("--threads", type=int, default=1, show_default=True, help="Of the CPU, each on its own processor.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Of the CPU, each on its own processor.",
+)
 @click.option(
     "--patience",
     "patience_s",
     type=float,
+    metavar="SECONDS",
     help="Seconds that 16 graphs wait, in all, for a CPU at peace, up to three times.  [default: 15]",
 )
 @click.option(
@@ -112,10 +119,11 @@ def import_(table: Path, target: str, replace: bool, folder: Path, url: str | No
     networks = sum(record.kind == "network" for record in done.records)
     blocks = len(done.records) - networks
     click.echo(f"{done.target}: {networks} networks and {blocks} blocks taken in, {done.replaced} of them again")
-    if done.target not in {shipped["name"] for shipped in nas.describe_targets()}:
-        click.echo(
-            f"no target {done.target} ships with the program: calibrate with its file, --target {done.target}.toml"
-        )
+    shipped = {known["name"] for known in nas.describe_targets()}
+    own = target if target.endswith(".toml") else f"{done.target}.toml"
+    click.echo(f"Next: nas calibrate --target {done.target if done.target in shipped else own}")
+    if done.target not in shipped and own != target:
+        narrator.warn(f"no target {done.target} comes with nas: a file {own} must describe it (see `nas targets`)")
 
 
 @measure.command()

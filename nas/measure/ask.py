@@ -66,10 +66,10 @@ def run_measuring(
     replace: drop what another version of the runtime, or another method, measured.
     Raises UsageError for what does not exist or cannot be timed here, NasError under load, Interrupted at Ctrl-C.
     """
-    if (budget is not None and budget < 1) or networks < 0 or batch < 1 or (minutes is not None and minutes <= 0):
+    if (budget is not None and budget < 1) or networks < 0 or batch < 1 or (minutes is not None and not minutes > 0):
         raise UsageError("--budget, --minutes and --batch must be positive, and --networks not negative")
     if patience_s is not None and (device != "cpu" or not 0 < patience_s < inf):
-        raise UsageError("--patience is for --device cpu, and a positive number of seconds")
+        raise UsageError(f"--patience is a positive number of seconds, for --device cpu alone, but is {patience_s:g}")
     store = Store(folder, url, create=True)
     on = open_device(device, store.folder / "measure" / "graphs", threads, workers)
     name = target_name(target) if target else on.default_target()

@@ -37,6 +37,19 @@ def test_unknown_name_gets_a_suggestion() -> None:
         load_target("npu_40top")
 
 
+def test_a_file_beside_is_what_a_bare_name_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_npu.toml").write_text('like = "npu_40tops"')
+    with pytest.raises(TargetError, match=r"unknown target 'my_npu'; did you mean the file my_npu\.toml\?"):
+        load_target("my_npu")
+
+
+@pytest.mark.parametrize("key", ["depthwise_start_cycles", "gather_cycles", "integer_ragged"])
+def test_a_key_whose_meaning_changed_says_what_replaced_it(key: str) -> None:
+    with pytest.raises(TargetError, match=rf"unknown key runtime\.{key}; it is \w+_cycles now"):
+        parse_target({"like": "npu_40tops", "runtime": {key: {"value": 1, "source": "measured"}}}, "mine")
+
+
 def test_missing_file_is_named() -> None:
     with pytest.raises(TargetError, match=r"nowhere/x\.toml: No such file"):
         load_target("nowhere/x.toml")
@@ -151,8 +164,8 @@ def test_a_target_like_another_gives_only_what_differs() -> None:
 
 
 def test_like_nothing_known_and_unknown_keys_are_refused(tables: dict[str, Any]) -> None:
-    with pytest.raises(TargetError, match="like must name one of"):
-        parse_target({"like": "npu_39tops", "title": "x"}, "mine")
+    with pytest.raises(TargetError, match=r"like must name a target that comes with nas, .* did you mean 'npu_40tops'"):
+        parse_target({"like": "npu_40top", "title": "x"}, "mine")
     with pytest.raises(TargetError, match=r"unknown key matrix\.core; did you mean matrix\.cores"):
         parse_target({"like": "npu_40tops", "title": "x", "matrix": {"core": {"value": 1, "source": "x"}}}, "mine")
 

@@ -179,7 +179,7 @@ def test_a_machine_under_load_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     ("device", "patience_s"), [("cuda", 5.0), ("cpu", 0.0), ("cpu", -1.0), ("cpu", float("nan")), ("cpu", float("inf"))]
 )
 def test_patience_is_seconds_of_a_cpu(device: str, patience_s: float, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--patience is for --device cpu, and a positive number of seconds"):
+    with pytest.raises(UsageError, match="--patience is a positive number of seconds, for --device cpu alone"):
         run_measuring(tmp_path, None, _QUIET, device=device, patience_s=patience_s)
 
 
