@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import nas
-from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, where_of, words
+from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, THREADS, where_of, words
 
 SPACE = click.option("--space", default="metaformer", show_default=True, help="Search space (see `nas spaces`).")
 PRESET = click.option("--preset", default="mobile", show_default=True, help="Preset of the space.")
@@ -32,13 +32,7 @@ SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of t
 @click.option("--precision", "precisions", help="Comma-separated; the device's usual ones if not given.")
 @click.option("--input-size", type=int, help="Side of the square image for --model; its own if not given.")
 @click.option("--batch", type=int, default=1, show_default=True)
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Of the CPU, each on its own processor.",
-)
+@THREADS
 @click.option(
     "--patience",
     "patience_s",

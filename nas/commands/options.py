@@ -23,6 +23,10 @@ WORKERS = click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="Train that many at a time on Ray; 0: one, without Ray."
 )
 RAY = click.option("--ray", "address", metavar="ADDRESS", help="A Ray cluster that runs already ('auto', HOST:PORT).")
+THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Of the CPU, each on its own processor.",
+)  # fmt: skip
 QUIET = click.option("--quiet", is_flag=True, help="Say nothing but warnings on stderr.")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import nas
-from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, STUDY
+from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, STUDY, THREADS
 
 
 @click.command()
@@ -16,13 +16,7 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, STUDY
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--target", help="Target that describes the device; found by itself for known CPUs.")
 @click.option("--precision", default="w8a8", show_default=True, help="In which all networks run.")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Of the CPU, each on its own processor.",
-)
+@THREADS
 @click.option("--replace", is_flag=True, help="Drop what another version of the runtime measured on the device.")
 @FOLDER
 @STORAGE
