@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nas.finalists import run_finalists
     from nas.finalists_report import finalists_rows, finalists_table
     from nas.fit import fit_summary, fit_target_file, fit_text
+    from nas.kept_targets import say_edited
     from nas.measure.ask import run_measuring
     from nas.measure.gap import gap_text, measure_gap
     from nas.measure.plan import write_plan
@@ -88,6 +89,7 @@ _HOME = {
     "run_search": "nas.search",
     "run_survey": "nas.survey",
     "run_training": "nas.search",
+    "say_edited": "nas.kept_targets",
     "show_dashboard": "nas.dashboard",
     "study_summary": "nas.report",
     "suggest_measurements": "nas.suggest",
@@ -152,6 +154,7 @@ __all__ = [
     "run_search",
     "run_survey",
     "run_training",
+    "say_edited",
     "show_dashboard",
     "study_summary",
     "suggest_measurements",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import Interrupted, UsageError
+from nas.kept_targets import kept_targets, say_edited
 from nas.problem import Problem, pose
 from nas.progress import Narrator
 from nas.study import Study
@@ -97,11 +98,14 @@ def _of_training(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same_problem(study: Study, narrator: Narrator) -> Problem:
-    """The problem as the search had it. Raises UsageError when what its names stand for has changed since."""
-    problem = pose(study.spec, study.root, narrator, study.url)
+    """The problem as the search had it, with the targets that it had. Raises UsageError when what its names stand for
+    has changed otherwise.
+    """
+    say_edited(study, narrator)
+    problem = pose(study.spec, study.root, narrator, study.url, kept_targets(study))
     if problem.identity != study.identity:
         raise UsageError(
-            f"study {study.name} ran with other images, target files, plugin, first weights, or version of this "
-            "program: what it scored is not what would be made now; restore them, use that version, or search again"
+            f"study {study.name} ran with other images, plugin, first weights, or version of this program: what it "
+            "scored is not what would be made now; restore them, use that version, or search again"
         )
     return problem

@@ -113,10 +113,19 @@ class Problem:
         return Evaluator(self.data, self.spec.evaluate, supernet, weights)
 
 
-def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: str | None = None) -> Problem:
+def pose(
+    spec: StudySpec,
+    folder: Path,
+    narrator: Narrator | None = None,
+    url: str | None = None,
+    targets: Mapping[str, Target] | None = None,
+) -> Problem:
     """Resolve every name of `spec`; decoded images are cached under `folder`; calibrations are those of the database
-    at `url`, by default the one in `folder`. Raises UsageError.
+    at `url`, by default the one in `folder`. targets: those that the spec names, where they are known already. Raises
+    UsageError.
     """
+    from hw_models.estimate import COST_MODEL_VERSION
+
     narrator = narrator or Narrator(quiet=True)
     spec = with_full_paths(spec)
     space = space_of(spec.space)
@@ -126,7 +135,7 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: s
         check_plugin(space.plugin)
     if spec.search.sampler not in SAMPLERS:
         raise UsageError(f"unknown sampler {spec.search.sampler!r}; {suggestion(spec.search.sampler, SAMPLERS)}")
-    targets = load_targets(spec)
+    targets = load_targets(spec) if targets is None else targets
     from nas.admissible import admissible_space
 
     space, barred = admissible_space(space, targets, spec.space.mixers)
@@ -139,7 +148,8 @@ def pose(spec: StudySpec, folder: Path, narrator: Narrator | None = None, url: s
     fitted = [latency.identity for latency in latencies.values()]
     origin = _origin(spec.train, space, data, folder, narrator)
     begun = [origin] if origin is not None else []
-    identity = spec.identity(data.identity, *(target.content() for target in targets.values()), *own, *fitted, *begun)
+    costs = [f"cost model {COST_MODEL_VERSION}", *(target.content() for target in targets.values())]
+    identity = spec.identity(data.identity, *costs, *own, *fitted, *begun)
     return Problem(spec, space, targets, goal, data, identity, latencies, folder / TABLES, origin)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hw_models.target_text import target_text
 from nas.candidates import admit
 from nas.dashboard import ON_FRONT, Mirror
 from nas.errors import Interrupted, UsageError
@@ -65,7 +66,8 @@ def run_search(
         study = _name_of_study(store, problem, config, name, narrator)
         narrator.say(f"study {study} in {store.folder}")
         with sole_user(store.study_folder(study), f"study {study}"):
-            store.put_study(study, problem.identity, config, problem.spec)
+            texts = {target: target_text(described) for target, described in problem.targets.items()}
+            store.put_study(study, problem.identity, config, problem.spec, texts)
             write_whole(store.study_folder(study) / "study.toml", to_toml(problem.spec))
             try:
                 with (

@@ -55,6 +55,13 @@ _FINALISTS = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("record", sa.Text, nullable=False),
 )
+_TARGETS = sa.Table(
+    "nas_targets",
+    _TABLES,
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+)
 _OPTUNA_TABLES = {"studies", "trials", "version_info"}
 
 
@@ -141,14 +148,29 @@ class Store:
             raise UsageError(f"no study {name!r} in {self.url}; {suggestion(name, names)}")
         return studies[names.index(name)]
 
-    def put_study(self, name: str, identity: str, config: str, spec: StudySpec) -> None:
-        """Enter or refresh a study (a new total of trials), and mark it as the newest."""
+    def put_study(
+        self, name: str, identity: str, config: str, spec: StudySpec, targets: Mapping[str, str] | None = None
+    ) -> None:
+        """Enter or refresh a study (a new total of trials), and mark it as the newest. targets: name -> text of its
+        file, for the day when that is edited or gone.
+        """
         row = {"identity": identity, "config": config, "spec": to_toml(spec)}
         row["touched_at"] = datetime.now().isoformat()
         with database_errors(self.url), self._engine.begin() as connection:
             known = connection.execute(sa.update(_STUDIES).where(_STUDIES.c.name == name).values(**row)).rowcount
             if not known:
                 connection.execute(sa.insert(_STUDIES).values(name=name, **row))
+            connection.execute(sa.delete(_TARGETS).where(_TARGETS.c.study == name))
+            for target, text in (targets or {}).items():
+                connection.execute(sa.insert(_TARGETS).values(study=name, name=target, text=text))
+
+    def targets(self, study: str) -> dict[str, str]:
+        """Target name -> text of its file as the study had it; none of studies that older versions made."""
+        query = sa.select(_TARGETS.c.name, _TARGETS.c.text).where(_TARGETS.c.study == study)
+        with database_errors(self.url), self._engine.connect() as connection:
+            if not sa.inspect(connection).has_table(_TARGETS.name):
+                return {}
+            return {name: text for name, text in connection.execute(query)}
 
     def set_supernet(self, name: str, path: Path) -> None:
         with database_errors(self.url), self._engine.begin() as connection:

@@ -26,6 +26,7 @@ class Study:
     trained.
     validations: trial number -> accuracy on images that the selection never saw.
     finalists: trial number -> how it does when it is trained by itself (`nas.trainings.Outcome`, and the recipe).
+    targets: target name -> text of its file as the search had it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Study:
     validations: Mapping[int, Mapping[str, Any]]
     supernet: Path | None
     finalists: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def front(self) -> list[Trial]:
@@ -135,4 +137,5 @@ def read_study(store: Store, name: str | None = None) -> Study:
         validations=store.validations(record.name),
         supernet=Path(record.supernet) if record.supernet else None,
         finalists=store.finalists(record.name),
+        targets=store.targets(record.name),
     )

@@ -49,6 +49,17 @@ def nas(monkeypatch, capfd):
     return run
 
 
+def test_a_front_of_a_target_that_was_edited_since_says_so(nas, tmp_path):
+    mine = tmp_path / "my_npu.toml"
+    mine.write_text('like = "npu_40tops"')
+    run_search(small_spec(search_targets=[str(mine)], search_trials=2), tmp_path)
+    status, before, said = nas("pareto", "--dir", tmp_path, "--json")
+    assert (status, said) == (0, "")
+    mine.write_text('like = "hailo8"')
+    status, after, said = nas("pareto", "--dir", tmp_path, "--json")
+    assert (status, after) == (0, before) and "my_npu as it was" in said and said.count("\n") == 1
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys, cli\n"

@@ -28,6 +28,7 @@ def pareto(
 ) -> None:
     """Print the Pareto front of a study."""
     study = nas.open_study(folder, url, name)
+    nas.say_edited(study, nas.Narrator())
     if plot_file is not None:
         nas.write_picture(study, plot_file)
     if csv_file is not None and str(csv_file) != "-":

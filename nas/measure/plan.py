@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from hw_models.measurements import PRECISIONS
 from nas.bits import costed_precision
 from nas.errors import UsageError
@@ -47,6 +49,11 @@ class _Line:
     @property
     def model(self) -> str:
         return copies_name(self.subject.name, self.copies) if self.copies else self.subject.name
+
+    @property
+    def files(self) -> int:
+        """How many are written for it: the float one, and one in integers."""
+        return 2 if self.precision == "w8a8" else 1
 
     def write(self, path: Path, precision: str) -> None:
         """Its graph, as `nas measure` times it here."""
@@ -94,18 +101,31 @@ def write_plan(
     subjects += [subject for subject in by_design if is_chainable(subject)][:count]
     pairs = [(subject, own) for subject in subjects] + suggested
     lines = [line for subject, precision in pairs for line in _lines(subject, precision)]
+    files = sum(line.files for line in lines)
+    narrator.say(f"{files} ONNX files, some {_megabytes(lines):.0f} MB, for {out}")
     # Ctrl-C between files: torch's exporter answers it with a dump of the graph
     with whole_folder(out, force=force) as folder, narrator.bar("files") as update, deferred_interrupt() as stop:
         for number, line in enumerate(lines):
             stop()
             update(number, len(lines), line.file)
             line.write(folder / line.file, "fp32")
-            if line.precision == "w8a8":
+            if line.files == 2:
                 line.write(folder / _qdq(line.file), "w8a8")
         (folder / TABLE).write_text(_table(lines), encoding="utf-8")
         (folder / "README.md").write_text(_readme(target_name(target), lines), encoding="utf-8")
         update(len(lines), len(lines), "")
     return out.absolute()
+
+
+def _megabytes(lines: Sequence[_Line]) -> float:
+    """What the files will take, within a tenth: 4 bytes a weight, and 1 in integers beside what a graph itself takes."""
+    total = 0.0
+    for line in lines:
+        with torch.device("meta"):
+            module, _ = line.subject.build()
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        total += (line.copies or 1) * weights * (4.1 if line.files == 1 else 5.2)
+    return total / 1e6
 
 
 def _suggested(table: Path, blocks: int | None, precision: str | None) -> list[tuple[Subject, str]]:

@@ -109,7 +109,9 @@ def check_measured(record: Measurement) -> None:
         return
     named = _named(record)
     if named.block != part_key(record.description):
-        raise UsageError(f"the description of {record.subject} was changed; keep it as it was written")
+        raise UsageError(
+            f"model {record.subject} is another block than its description says; keep both columns as they were written"
+        )
     if named.copies not in (1, CHAIN):
         raise UsageError(
             f"{record.subject} is {named.copies} copies of a block, but its time is told from 1 and {CHAIN}; keep the "

@@ -45,5 +45,5 @@ def _wanted(row: dict[str, str], place: str) -> tuple[Subject, str, int]:
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
     if part_key(description) != name or str(part.input_shape[-1]) != size:
-        raise UsageError(f"{place}: the description of {name} was changed; keep the line as it was written")
+        raise UsageError(f"{place}: {name} at {size} is not what its description says; keep the line as it was written")
     return Subject(name, kind, part.input_shape[-1], description), precision, int(batch)

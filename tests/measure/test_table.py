@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,9 +90,9 @@ def test_another_version_is_refused_or_replaces(tmp_path: Path) -> None:
     assert "resnet18" not in text
 
 
-def _planned(folder: Path, **more: int) -> Path:
+def _planned(folder: Path, narrator: Narrator | None = None, **more: int) -> Path:
     asked = {"blocks": 2, "networks": 1} | more
-    return write_plan("npu_40tops", folder / "plan", Narrator(quiet=True), preset="small", **asked)
+    return write_plan("npu_40tops", folder / "plan", narrator or Narrator(quiet=True), preset="small", **asked)
 
 
 def _fill(plan: Path, times: dict[str, str]) -> None:
@@ -105,9 +106,15 @@ def _fill(plan: Path, times: dict[str, str]) -> None:
         writer.writerows(rows)
 
 
-def test_a_plan_is_timed_filled_in_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_timed_filled_in_and_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("nas.measure.design.POOL", 30)
-    plan = _planned(tmp_path)
+    plan = _planned(tmp_path, Narrator())
+    said = re.search(r"(\d+) ONNX files, some (\d+) MB", capsys.readouterr().err)
+    assert said is not None
+    sizes = [path.stat().st_size / 1e6 for path in plan.rglob("*.onnx")]
+    assert int(said[1]) == len(sizes) and float(said[2]) == pytest.approx(sum(sizes), rel=0.15, abs=1)
     with (plan / TABLE).open(newline="") as stream:
         files = [row["file"] for row in csv.DictReader(stream)]
     assert len(files) == 5
@@ -222,8 +229,8 @@ def test_suggestions_become_files_to_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model": "block:000000000000"}, "line 3: the description of block:000000000000 was changed"),
-        ({"input_size": "7"}, "line 3: the description of block:"),
+        ({"model": "block:000000000000"}, "line 3: block:000000000000 at .* is not what its descr"),
+        ({"input_size": "7"}, "line 3: block:.* at 7 is not what its description says"),
         ({"kind": "network", "model": "resnet18"}, "line 3: resnet18 is a network, not a block"),
         ({"precision": "int3"}, "line 3: unknown precision 'int3'"),
         ({"description": "{}"}, "line 3: '{}' does not describe a block"),
