@@ -24,8 +24,11 @@ COST_MODEL_VERSION = 2
 class CostReport:
     """Predicted cost of one inference of a network on a device. SI units.
 
-    rows: per fused group; their latencies and the network overhead (`overhead_s`) add up to latency_s.
+    rows: per fused group; their latencies and the network overhead (`overhead_s`) add up to the cost model's latency,
+        `model_latency_s`.
     accuracy: what is known about how well such predictions agree with silicon.
+    parts: what the figures are sums of.
+    calibration: what predicts latency_s, with the ends of its 90 percent interval, instead of the cost model; or "".
     """
 
     target: str
@@ -44,6 +47,15 @@ class CostReport:
     rows: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     violations: list[Infeasible] = field(default_factory=list)
+    parts: tuple[PartCost, ...] = field(default=(), repr=False)
+    calibration: str = ""
+    latency_low_s: float | None = None
+    latency_high_s: float | None = None
+
+    @property
+    def model_latency_s(self) -> float:
+        """By the cost model alone."""
+        return sum((float(row["latency_s"]) for row in self.rows), self.overhead_s)
 
     def summary(self) -> dict[str, Any]:
         """The scalar figures and the violations: what a study keeps of a candidate."""
@@ -65,10 +77,21 @@ class CostReport:
             "precision": self.precision,
             "input_shape": list(self.input_shape),
             **self.summary(),
+            **self._calibrated(),
             "overhead_s": self.overhead_s,
             "ops": self.rows,
             "warnings": list(self.warnings),
             "accuracy": self.accuracy,
+        }
+
+    def _calibrated(self) -> dict[str, Any]:
+        if not self.calibration:
+            return {}
+        return {
+            "latency_low_s": self.latency_low_s,
+            "latency_high_s": self.latency_high_s,
+            "model_latency_s": self.model_latency_s,
+            "calibration": self.calibration,
         }
 
     def to_json(self) -> str:
@@ -117,6 +140,7 @@ def combine(
         rows=[row for part, name in zip(parts, names, strict=True) for row in part.rows(share, name)],
         warnings=list(warnings),
         violations=worst_of(violations) + memory_violations(target, peak, weight_bytes, largest_step),
+        parts=tuple(parts),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.calibrate import calibration_text, run_calibration
-    from nas.cost_text import comparison_text, cost_lines, cost_many, cost_one, ops_csv, plot_one, report_text
+    from nas.cost_text import comparison_text, cost_lines, costing, ops_csv, plot_one, report_text
     from nas.dashboard import show_dashboard
     from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets, version
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
@@ -51,8 +51,7 @@ _HOME = {
     "calibration_text": "nas.calibrate",
     "comparison_text": "nas.cost_text",
     "cost_lines": "nas.cost_text",
-    "cost_many": "nas.cost_text",
-    "cost_one": "nas.cost_text",
+    "costing": "nas.cost_text",
     "describe_spaces": "nas.describe",
     "describe_studies": "nas.describe",
     "describe_target": "nas.describe",
@@ -116,8 +115,7 @@ __all__ = [
     "calibration_text",
     "comparison_text",
     "cost_lines",
-    "cost_many",
-    "cost_one",
+    "costing",
     "describe_spaces",
     "describe_studies",
     "describe_target",

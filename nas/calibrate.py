@@ -322,7 +322,7 @@ def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str
             f"{report['interval_coverage']:.0%} of the held-out",
             report["worst_have_in_common"],
         ]
-        if report["spearman"] < report["uncalibrated_spearman"]:
+        if stored.misorders:
             lines.append(
                 "CAUTION: it orders the held-out measurements worse than the cost model does: look at the worst below "
                 "for mistakes in the measurements, or add more"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -36,17 +38,23 @@ def _key(target: str, batch: int) -> str:
 
 @dataclass(frozen=True)
 class Stored:
-    """A calibration with its place in the database. name: how a study and a person refer to it, `npu_40tops#2`, or
-    `h200@batch64#1` where it is of more than one image at once.
+    """A calibration with its place in the database, and what was known of it when it was made. name: how a study and a
+    person refer to it, `npu_40tops#2`, or `h200@batch64#1` where it is of more than one image at once.
     """
 
     version: int
     made_at: str
     calibration: Calibration
+    report: Mapping[str, Any]
 
     @property
     def name(self) -> str:
         return f"{_key(self.calibration.target, self.calibration.batch)}#{self.version}"
+
+    @property
+    def misorders(self) -> bool:
+        """Whether it orders held-out measurements worse than the cost model does: something is wrong with them."""
+        return "spearman" in self.report and self.report["spearman"] < self.report["uncalibrated_spearman"]
 
 
 class CalibrationStore:
@@ -57,20 +65,19 @@ class CalibrationStore:
         with database_errors(self.url):
             _TABLES.create_all(self._engine)
 
-    def put(self, calibration: Calibration, report: dict[str, object]) -> Stored:
+    def put(self, calibration: Calibration, report: Mapping[str, Any]) -> Stored:
         """Committed when this returns. The same calibration again is the version that it was."""
         newest = self.newest(calibration.target, calibration.batch)
         if newest is not None and newest.calibration.identity == calibration.identity:
             return newest
-        stored = Stored(
-            1 + (newest.version if newest else 0), datetime.now().isoformat(timespec="seconds"), calibration
-        )
+        version, now = 1 + (newest.version if newest else 0), datetime.now().isoformat(timespec="seconds")
+        stored = Stored(version, now, calibration, report)
         row = {
             "target": _key(calibration.target, calibration.batch),
             "version": stored.version,
             "made_at": stored.made_at,
             "record": json.dumps(calibration.to_dict()),
-            "report": json.dumps(report),
+            "report": json.dumps(dict(report)),
         }
         with database_errors(self.url), self._engine.begin() as connection:
             connection.execute(sa.insert(_CALIBRATIONS).values(**row))
@@ -108,4 +115,5 @@ class CalibrationStore:
             row = connection.execute(query.limit(1)).mappings().first()
         if row is None:
             return None
-        return Stored(row["version"], row["made_at"], Calibration.from_dict(json.loads(row["record"])))
+        calibration = Calibration.from_dict(json.loads(row["record"]))
+        return Stored(row["version"], row["made_at"], calibration, json.loads(row["report"]))

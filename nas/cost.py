@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -28,7 +28,11 @@ from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
 from search_spaces.parts import NetworkPart, network_parts
 
+if TYPE_CHECKING:
+    from nas.latency import TargetLatency
+
 CSV_COLUMNS = ("model", "input_size", "precision")
+_INTERVAL = ("latency_low_s", "latency_high_s")
 
 _workloads: dict[tuple[Any, ...], Workload] = {}
 _part_costs: dict[tuple[Any, ...], PartCost] = {}
@@ -292,19 +296,23 @@ def _is_timm(name: str) -> bool:
     return bool(timm.is_model(name.split(".")[0]))
 
 
-def cost_csv(models: str | Path, target: Target, out: str | Path | None = None) -> list[dict[str, Any]]:
+def cost_csv(
+    models: str | Path, target: Target, out: str | Path | None = None, latency: TargetLatency | None = None
+) -> list[dict[str, Any]]:
     """Cost of many models: a CSV with columns model, input_size, precision (the last two may be empty) to a
     CSV.
 
+    latency: calibrated, which then takes the cost model's place, with the ends of its interval in two more columns.
     Returns one dict per row: the three columns, FIGURES, `violations` and `error`; a model
     that cannot be costed has empty figures and says why in `error`. Writes the same to `out`, whole or not at
     all.
     Raises UsageError when the file cannot be read or its columns are wrong, NasError when `out` cannot be written.
     """
-    rows = [_cost_row(row, target) for row in _read_models(Path(models))]
+    figures = (*FIGURES, *(_INTERVAL if latency is not None else ()))
+    rows = [_cost_row(row, target, figures, latency) for row in _read_models(Path(models))]
     if out is not None:
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, [*CSV_COLUMNS, *FIGURES, "violations", "error"], lineterminator="\n")
+        writer = csv.DictWriter(stream, [*CSV_COLUMNS, *figures, "violations", "error"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_whole(Path(out), stream.getvalue())
@@ -325,8 +333,10 @@ def _read_models(path: Path) -> list[dict[str, str]]:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; name a CSV file") from error
 
 
-def _cost_row(row: dict[str, str], target: Target) -> dict[str, Any]:
-    figures: dict[str, Any] = dict.fromkeys((*FIGURES, "violations", "error"), "")
+def _cost_row(
+    row: dict[str, str], target: Target, names: Sequence[str], latency: TargetLatency | None
+) -> dict[str, Any]:
+    figures: dict[str, Any] = dict.fromkeys((*names, "violations", "error"), "")
     try:
         size = int(row["input_size"]) if row["input_size"] else None
     except ValueError:
@@ -335,5 +345,6 @@ def _cost_row(row: dict[str, str], target: Target) -> dict[str, Any]:
         report = cost_model(row["model"], target, size, row["precision"] or None)
     except UsageError as error:
         return row | figures | {"error": str(error)}
-    figures |= {key: value for key, value in report.summary().items() if key in FIGURES}
+    found = report.summary() | ({} if latency is None else latency.summary(report.parts))
+    figures |= {key: found[key] for key in names}
     return row | figures | {"violations": "; ".join(str(violation) for violation in report.violations)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from rich.console import Group
 from rich.table import Table
@@ -34,7 +35,7 @@ def comparison_table(reports: list[CostReport]) -> Table:
     table.add_column("figure")
     for report in reports:
         table.add_column(f"{report.model} on {report.target}, {report.precision}", justify="right")
-    for label, key, quantity in _FIGURES:
+    for label, key, quantity in _figures(reports[0]):
         values = [getattr(report, key) for report in reports]
         unit = shown_unit(max(values), quantity)
         cells = [format_quantity(values[0], quantity, unit)]
@@ -43,11 +44,12 @@ def comparison_table(reports: list[CostReport]) -> Table:
             for value in values[1:]
         ]
         table.add_row(label, *cells)
+        if key == "latency_s" and reports[0].calibration:
+            table.add_row(*_interval_row(reports))
     return table
 
 
 _FIGURES = (
-    ("latency (predicted)", "latency_s", SECONDS),
     ("energy (predicted)", "energy_j", JOULES),
     ("multiply-accumulates", "macs", COUNT),
     ("parameters", "params", COUNT),
@@ -57,15 +59,38 @@ _FIGURES = (
 )
 
 
+def _figures(report: CostReport) -> list[tuple[str, str, str]]:
+    """(label, attribute, quantity) of what is shown; a calibrated latency stands before the cost model's."""
+    if not report.calibration:
+        return [("latency (predicted)", "latency_s", SECONDS), *_FIGURES]
+    calibrated = ("latency (calibrated)", "latency_s", SECONDS)
+    return [calibrated, ("latency (cost model alone)", "model_latency_s", SECONDS), *_FIGURES]
+
+
+def _interval_row(reports: Sequence[CostReport]) -> list[str]:
+    ends = [(report.latency_low_s or 0.0, report.latency_high_s or 0.0) for report in reports]
+    return [
+        "90 percent interval",
+        *(f"{format_quantity(low, SECONDS)} to {format_quantity(high, SECONDS)}" for low, high in ends),
+    ]
+
+
 def _totals(report: CostReport) -> Table:
     size = " x ".join(map(str, report.input_shape))
     title = f"{report.model} on {report.target}, {report.precision}, input {size}"
     table = Table(title=title, title_justify="left", show_header=False)
-    for label, key, quantity in _FIGURES:
+    for label, key, quantity in _figures(report):
         table.add_row(label, format_quantity(getattr(report, key), quantity))
+        if key == "latency_s" and report.calibration:
+            table.add_row(*_interval_row([report]))
     effective = 2 * report.macs / report.latency_s / 1e12 if report.latency_s else 0.0
     table.add_row("effective speed", f"{effective:.3g} TOPS (2 operations per multiply-accumulate)")
     return table
+
+
+def _of_the_model(report: CostReport) -> str:
+    """Behind a title, where the latency itself is not the cost model's."""
+    return " (by the cost model alone)" if report.calibration else ""
 
 
 def _bounds(report: CostReport) -> Table:
@@ -76,11 +101,11 @@ def _bounds(report: CostReport) -> Table:
         seconds[row["bound"]] += row["latency_s"]
         count[row["bound"]] += 1
     seconds["network overhead"] = report.overhead_s
-    table = Table(title="What bounds the time", title_justify="left")
+    table = Table(title=f"What bounds the time{_of_the_model(report)}", title_justify="left")
     for column, justify in (("bound", "left"), ("groups", "right"), ("time", "right"), ("share", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for bound, value in sorted(seconds.items(), key=lambda item: -item[1]):
-        share = value / report.latency_s if report.latency_s else 0.0
+        share = value / report.model_latency_s if report.model_latency_s else 0.0
         table.add_row(bound, str(count[bound] or "-"), format_quantity(value, SECONDS), f"{share:.1%}")
     return table
 
@@ -118,14 +143,14 @@ def _groups(report: CostReport, rows: int | None, width: int) -> Table:
     limit = len(report.rows) if rows is None else rows
     slowest = sorted(range(len(report.rows)), key=lambda index: -report.rows[index]["latency_s"])[:limit]
     shown = [report.rows[index] for index in sorted(slowest)]
-    title = "Fused groups, in order of execution"
+    title = f"Fused groups, in order of execution{_of_the_model(report)}"
     if len(shown) < len(report.rows):
-        title = f"The {len(shown)} slowest of {len(report.rows)} fused groups, in order of execution"
+        title = f"The {len(shown)} slowest of {len(report.rows)} {title[0].lower()}{title[1:]}"
     columns = {
         "group": [row["name"] for row in shown],
         "time": [format_quantity(row["latency_s"], SECONDS, "us") for row in shown],
         "bound": [row["bound"] for row in shown],
-        "share": [f"{row['latency_s'] / report.latency_s:.1%}" for row in shown],
+        "share": [f"{row['latency_s'] / report.model_latency_s:.1%}" for row in shown],
         "used": [f"{row['utilization']:.0%}" if row["macs"] else "-" for row in shown],
         "DRAM": [format_quantity(row["dram_bytes"], BYTES) for row in shown],
         "macs": [format_quantity(row["macs"], COUNT) if row["macs"] else "-" for row in shown],

@@ -6,16 +6,18 @@ import csv
 import io
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from nas.latency import TargetLatency, describe, target_latency, uncalibrated
 from nas.problem import find_target
 from nas.units import BYTES, COUNT, JOULES, SECONDS, format_quantity
 
 if TYPE_CHECKING:
-    from hw_models import CostReport
+    from hw_models import CostReport, Target
 
 _FIGURES = {
     "latency_s": SECONDS,
@@ -28,27 +30,45 @@ _FIGURES = {
 }
 
 
-def cost_one(model: str, target: str, input_size: int | None, precision: str | None) -> CostReport:
-    """The report of a timm model, an exported folder or an ONNX file. Raises UsageError."""
+@dataclass(frozen=True)
+class Costing:
+    """A device, and what predicts its latency: a calibration where there is one, else the cost model."""
+
+    target: Target
+    latency: TargetLatency | None
+
+    @property
+    def about(self) -> str:
+        """What a latency is, for a person."""
+        return self.latency.about if self.latency is not None else uncalibrated(self.target.name)
+
+    def one(self, model: str, input_size: int | None, precision: str | None) -> CostReport:
+        """The report of a timm model, an exported folder or an ONNX file. Raises UsageError."""
+        from nas.cost import cost_model
+
+        report = cost_model(model, self.target, input_size, precision)
+        return describe(report, {} if self.latency is None else self.latency.summary(report.parts))
+
+    def many(self, models: Path, out: Path | None) -> list[dict[str, Any]]:
+        """One row per line of a CSV with columns model, input_size, precision. Raises UsageError."""
+        from nas.cost import cost_csv
+
+        return cost_csv(models, self.target, out, self.latency)
+
+
+def costing(target: str, folder: Path, url: str | None, calibration: str | None = None) -> Costing:
+    """Of a target by its name or file, with the calibration of that name ("none": without), by default the newest of
+    the database. Raises UsageError.
+    """
     device = find_target(target)  # before anything heavy is loaded
-    from nas.cost import cost_model
-
-    return cost_model(model, device, input_size, precision)
+    return Costing(device, target_latency(device, folder, url, calibration))
 
 
-def cost_many(models: Path, target: str, out: Path | None) -> list[dict[str, Any]]:
-    """One row per line of a CSV with columns model, input_size, precision. Raises UsageError."""
-    device = find_target(target)
-    from nas.cost import cost_csv
-
-    return cost_csv(models, device, out)
-
-
-def plot_one(report: CostReport, target: str, path: Path) -> None:
+def plot_one(report: CostReport, target: Target, path: Path) -> None:
     """Roofline, waterline and efficiency gap of a report as one picture. Raises UsageError."""
     from nas.cost_plots import plot_cost
 
-    plot_cost(report, find_target(target), path)
+    plot_cost(report, target, path)
 
 
 def report_text(report: CostReport) -> str:

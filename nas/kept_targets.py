@@ -38,6 +38,5 @@ def say_edited(study: Study, narrator: Narrator) -> None:
             same, since = False, "can be read no more"
         if not same:
             narrator.warn(
-                f"figures of study {study.name} are of {kept.name} as it was: {named} {since} (`nas search` again makes "
-                "a new study)"
+                f"figures of study {study.name} are of {kept.name} as it was, {named} {since}: search again for others"
             )

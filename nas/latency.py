@@ -4,6 +4,7 @@ cost model's; and it says which.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -46,6 +47,14 @@ class TargetLatency:
     model: CalibratedLatency
     risk: float | None
 
+    @classmethod
+    def of(cls, stored: Stored, target: Target, risk: float | None = None) -> TargetLatency:
+        """Raises UsageError for a calibration of other figures of the target, or of another version."""
+        try:
+            return cls(stored, stored.calibration.model(target), risk)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
     @property
     def identity(self) -> str:
         """What of it decides a figure."""
@@ -68,6 +77,15 @@ class TargetLatency:
     def about(self) -> str:
         kind = f"calibration {self.stored.name}: {self.stored.calibration.about}"
         return kind if self.risk is None else f"{kind}; shown is what {self.risk:.0%} of latencies stay below"
+
+
+def target_latency(target: Target, folder: Path, url: str | None, name: str | None = None) -> TargetLatency | None:
+    """A target's latency by the calibration of that name (`PLAIN`: none), by default its newest; None without one.
+
+    Raises UsageError for a name that is not known and for a calibration that is no longer right.
+    """
+    found, _ = _find((name,) if name else (), {target.name: target}, folder, url)
+    return TargetLatency.of(found[target.name], target) if target.name in found else None
 
 
 def calibrated(
@@ -93,15 +111,20 @@ def calibrated(
                 narrator.say(f"its calibration at batch {listed} is not used: a search's latency is of one image")
             continue
         try:
-            model = stored.calibration.model(targets[name])
-        except ValueError as error:
+            latencies[name] = TargetLatency.of(stored, targets[name], risk)
+        except UsageError as error:
             begun = (
                 f"calibration {stored.name}, which this study began with, is of other figures of {name}, or of another "
                 f"version of this program: restore the target's file, use that version, or search again"
             )
             raise UsageError(begun if wanted else str(error)) from error
-        latencies[name] = TargetLatency(stored, model, risk)
         narrator.say(f"latency on {name}: {latencies[name].about}")
+        if stored.misorders:
+            without = json.dumps([PLAIN] * len(targets))
+            narrator.warn(
+                f"calibration {stored.name} orders held-out measurements worse than the cost model does: look at its "
+                f"report (`{calibrate_command(name)}`), or search without: --set 'search.calibrations={without}'"
+            )
     names = tuple(latencies[name].stored.name if name in latencies else PLAIN for name in targets)
     return replace(spec, search=replace(spec.search, calibrations=names)), latencies
 
@@ -120,7 +143,9 @@ def _find(
         )
     if all(name == PLAIN for name in wanted) and wanted:
         return {}, {}
-    if url is None and not (folder / "nas.db").exists() and not wanted:
+    if url is None and not (folder / "nas.db").exists():
+        if wanted:
+            raise UsageError(f"no calibration {wanted[0]!r}: there is no database in {folder}; see `nas calibrate`")
         return {}, {}
     from nas.calibrations import CalibrationStore
     from nas.store import Store
@@ -130,7 +155,11 @@ def _find(
         if wanted:
             pairs = zip(targets, wanted, strict=True)
             named = {target: calibrations.named(name) for target, name in pairs if name != PLAIN}
-            for stored in named.values():
+            for target, stored in named.items():
+                if stored.calibration.target != target:
+                    raise UsageError(
+                        f"calibration {stored.name} is of {stored.calibration.target}, not of {target}: name another"
+                    )
                 if stored.calibration.batch != 1:
                     raise UsageError(
                         f"calibration {stored.name} is of {stored.calibration.batch} images at once, but a search's "
@@ -147,7 +176,12 @@ def describe(report: CostReport, summary: Mapping[str, Any]) -> CostReport:
     if "calibration" not in summary:
         return replace(report, accuracy=f"{UNCALIBRATED}; {report.accuracy}")
     return replace(
-        report, latency_s=summary["latency_s"], accuracy=f"{interval_text(summary)}; {summary['calibration']}"
+        report,
+        latency_s=summary["latency_s"],
+        latency_low_s=summary["latency_low_s"],
+        latency_high_s=summary["latency_high_s"],
+        calibration=summary["calibration"],
+        accuracy=f"{interval_text(summary)}; {summary['calibration']}",
     )
 
 

@@ -21,7 +21,7 @@ from search_spaces.plugin import install, read_plugin
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hw_models import CostReport, PartCost
+    from hw_models import CostReport
     from hw_models.target import Target
     from nas.data.bundle import DataBundle
     from nas.evaluate import Evaluator
@@ -52,17 +52,11 @@ class Problem:
 
     def cost(self, architecture: Architecture) -> dict[str, dict[str, Any]]:
         """Target name -> cost summary, with the calibrated latency where there is one; sees no image."""
-        costs = {name: report.summary() for name, report in self.reports(architecture).items()}
+        reports = self.reports(architecture)
+        costs = {name: report.summary() for name, report in reports.items()}
         for name, latency in self.latencies.items():
-            costs[name] |= latency.summary(self._parts(architecture, self.targets[name]))
+            costs[name] |= latency.summary(reports[name].parts)
         return costs
-
-    def _parts(self, architecture: Architecture, target: Target) -> list[PartCost]:
-        from nas.cost import part_costs
-        from search_spaces.parts import network_parts
-
-        parts = list(network_parts(architecture, self.data.num_classes, self.data.in_chans))
-        return part_costs(parts, architecture, target)
 
     def screen(self, architecture: Architecture) -> dict[str, dict[str, Any]]:
         """As `cost`, to rounding, by table look-up: what earlier runs have costed is known."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hw_models.population import FIGURES
 from nas.errors import UsageError
+from nas.latency import calibrated
 from nas.objectives import LEGALITY, OBJECTIVES, Goal, resolve_goal
 from nas.population import PopulationCost
 from nas.problem import TABLES, load_targets, space_of
@@ -95,19 +96,38 @@ def survey(populations: Mapping[str, PopulationCost], goal: Goal, samples: int, 
 
 
 def run_survey(
-    spec: StudySpec, folder: Path, samples: int, num_classes: int, *, narrator: Narrator | None = None
+    spec: StudySpec,
+    folder: Path,
+    samples: int,
+    num_classes: int,
+    *,
+    url: str | None = None,
+    narrator: Narrator | None = None,
 ) -> Survey:
-    """Survey the space of `spec` on its targets; tables are kept under `folder`. Raises UsageError."""
+    """Survey the space of `spec` on its targets, with the latencies that a search of it would begin with; the cost
+    model's tables are kept under `folder`. Raises UsageError.
+    """
     if samples < 1:
         raise UsageError(f"a survey needs at least one network, but got --samples {samples}")
     if num_classes < 1:
         raise UsageError(f"a network needs at least one class, but got --classes {num_classes}")
     narrator = narrator or Narrator(quiet=True)
     space, targets = space_of(spec.space), load_targets(spec)
+    if spec.search.risk is not None:
+        raise UsageError("a survey is of expected latencies: leave search.risk out")
+    _, latencies = calibrated(spec, targets, folder, url, narrator)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
     processes = min(4, os.cpu_count() or 1)
     populations = {
-        name: PopulationCost(space, target, num_classes, folder=folder / TABLES, workers=processes, threads=processes)
+        name: PopulationCost(
+            space,
+            target,
+            num_classes,
+            latency=latencies[name].model if name in latencies else None,
+            folder=folder / TABLES,
+            workers=processes,
+            threads=processes,
+        )
         for name, target in targets.items()
     }
     narrator.say(f"costing {samples:,} networks of {space.name}/{space.preset} on {', '.join(targets)}")

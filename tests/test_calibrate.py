@@ -19,6 +19,7 @@ from hw_models.transfer import published_factors, transfer
 from nas.calibrate import calibration_text, gather, run_calibration
 from nas.calibrations import CalibrationStore
 from nas.cost import cost_architecture, part_costs
+from nas.cost_text import comparison_text, costing, report_text
 from nas.errors import UsageError
 from nas.latency import calibrated
 from nas.measure.records import MeasurementStore
@@ -29,6 +30,7 @@ from nas.report import front_table, networks
 from nas.search import run_search
 from nas.spec import to_toml
 from nas.store import Store
+from nas.survey import run_survey
 from search_spaces import load_space
 from search_spaces.parts import network_parts
 
@@ -106,6 +108,74 @@ def test_a_stored_calibration_predicts_networks_it_never_saw(folder):
         assert uppers == sorted(uppers)
         blocks = sum(record_s for record_s in (model.part_s(part)[0, 0] for part in parts))
         assert blocks > 2 * sum(part.latency_s[0] for part in parts)
+
+
+def test_costs_of_any_network_are_calibrated(folder, tmp_path):
+    calibrated, plain = costing(TARGET, folder, None), costing(TARGET, folder, None, "none")
+    report, alone = calibrated.one("mobilenetv3_small_100", 64, None), plain.one("mobilenetv3_small_100", 64, None)
+    target = load_target(TARGET)
+    assert report.latency_s == newest(folder).calibration.model(target).latency(report.parts).seconds
+    assert report.latency_low_s < report.latency_s < report.latency_high_s
+    assert report.latency_s > 2 * alone.latency_s
+    assert (
+        report.model_latency_s
+        == pytest.approx(alone.latency_s)
+        == sum(row["latency_s"] for row in report.rows) + (report.overhead_s)
+    )
+    told = report.to_dict()
+    assert (told["latency_s"], told["calibration"]) == (report.latency_s, calibrated.about)
+    for text in (report_text(report), comparison_text([report, report])):
+        assert "latency (calibrated)" in text
+        assert "90 percent interval" in text
+    assert "100.0%" not in report_text(report).split("fused groups")[1]  # shares are of the cost model's own time
+    assert "calibration" not in alone.to_dict()
+    assert "uncalibrated" in report_text(alone)
+    assert "`nas calibrate --target" in plain.about
+
+    (tmp_path / "models.csv").write_text("model,input_size,precision\nmobilenetv3_small_100,64,\nno_such_net,,\n")
+    row, failed = calibrated.many(tmp_path / "models.csv", tmp_path / "costs.csv")
+    assert [row[key] for key in ("latency_s", "latency_low_s", "latency_high_s")] == [
+        report.latency_s, report.latency_low_s, report.latency_high_s,
+    ]  # fmt: skip
+    assert failed["latency_low_s"] == ""
+    assert "latency_low_s" in (tmp_path / "costs.csv").read_text()
+    assert "latency_low_s" not in plain.many(tmp_path / "models.csv", None)[0]
+
+
+def test_costs_know_the_calibrations_of_their_own_target_alone(folder, tmp_path):
+    assert costing("hailo8", folder, None).latency is None
+    assert costing(TARGET, tmp_path, None).latency is None
+    assert not list(tmp_path.iterdir())  # looking makes no database
+    with pytest.raises(UsageError, match=r"no calibration 'npu_40tops#7' in .*`nas calibrate --target npu_40tops`"):
+        costing(TARGET, folder, None, f"{TARGET}#7")
+    with pytest.raises(UsageError, match="there is no database in"):
+        costing(TARGET, tmp_path, None, f"{TARGET}#1")
+    with pytest.raises(UsageError, match=f"{TARGET}#1 is of {TARGET}, not of hailo8"):
+        costing("hailo8", folder, None, f"{TARGET}#1")
+
+
+def test_a_survey_takes_the_latency_that_a_search_would(folder):
+    heard = Heard()
+    settings = small_spec(search_targets=[TARGET])
+    found = run_survey(settings, folder, 40, 10, narrator=heard)
+    assert any(f"calibration {TARGET}#1" in said for said in heard.said)
+    plain = run_survey(replace(settings, search=replace(settings.search, calibrations=("none",))), folder, 40, 10)
+    for calibrated_s, plain_s in zip(found.spread[TARGET]["latency_s"], plain.spread[TARGET]["latency_s"], strict=True):
+        assert calibrated_s > 2 * plain_s
+    assert found.spread[TARGET]["macs"] == plain.spread[TARGET]["macs"]
+    with pytest.raises(UsageError, match=r"leave search\.risk out"):
+        run_survey(replace(settings, search=replace(settings.search, risk=0.9)), folder, 40, 10)
+
+
+def test_a_search_warns_of_a_calibration_that_misorders(tmp_path, records):
+    """Times that have nothing to do with the blocks: what was said when it was fitted goes on being said."""
+    drawn = np.random.default_rng(3).permutation([record.latency_s for record in records])
+    mixed = [replace(record, latency_s=float(time_s)) for record, time_s in zip(records, drawn, strict=True)]
+    outcome = run_calibration(TARGET, put(tmp_path, mixed), None, Narrator(quiet=True))
+    assert "CAUTION" in calibration_text(outcome)
+    heard = Heard()
+    calibrated(small_spec(), {TARGET: load_target(TARGET)}, tmp_path, None, heard)
+    assert any("worse than the cost model does" in said and '=["none"]' in said for said in heard.said)
 
 
 def test_a_calibration_that_cannot_be_reproduced_is_refused(folder):

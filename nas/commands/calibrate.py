@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import nas
-from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, where_of, words
+from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, refuse_given, where_of, words
 
 
 @click.command()
@@ -25,9 +25,10 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, where_of, words
 @STORAGE
 @JSON
 @QUIET
+@click.pass_context
 def calibrate(
-    target: str, batch: int, suggest: int | None, csv_file: Path | None, space: str, preset: str, precisions: str,
-    folder: Path, url: str | None, as_json: bool, quiet: bool,
+    context: click.Context, target: str, batch: int, suggest: int | None, csv_file: Path | None, space: str,
+    preset: str, precisions: str, folder: Path, url: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Fit predictions of a target to its measurements, and store that for searches."""
     if suggest is not None:
@@ -42,8 +43,7 @@ def calibrate(
             else nas.suggestion_text(rows, target, csv_file, where_of(folder, url))
         )
         return
-    if csv_file is not None:
-        raise nas.UsageError("--csv goes with --suggest")
+    refuse_given(context, ["csv_file", "space", "preset", "precisions"], "goes with --suggest")
     outcome = nas.run_calibration(target, folder, url, nas.Narrator(quiet=quiet), batch=batch)
     if as_json:
         name = outcome.stored.name if outcome.stored else None

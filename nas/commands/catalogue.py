@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import nas
-from nas.commands.options import JSON
+from nas.commands.options import JSON, refuse_before
 
 
 @click.command()
@@ -39,7 +39,9 @@ def spaces(name: str | None, preset: str | None, granularity: str, as_json: bool
 @click.pass_context
 def targets(context: click.Context, as_json: bool) -> None:
     """List the accelerators that come with the program."""
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        refuse_before(context)
+    else:
         listed = nas.describe_targets()
         if as_json:
             click.echo(json.dumps(listed, indent=2))

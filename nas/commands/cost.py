@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import nas
-from nas.commands.options import JSON
+from nas.commands.options import FOLDER, JSON, STORAGE
 
 
 @click.command()
@@ -20,12 +20,23 @@ from nas.commands.options import JSON
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to FILE ('-': stdout).")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw roofline, waterline, efficiency gap.")
 @click.option("--compare", "others", multiple=True, metavar="MODEL", help="Show another network beside it.")
+@click.option(
+    "--calibration",
+    metavar="NAME",
+    help="As `nas calibrate` called it; 'none': the cost model alone.  [default: the newest]",
+)
+@FOLDER
+@STORAGE
 @JSON
 def cost(
     model: str | None, target: str, input_size: int | None, precision: str | None, models: Path | None,
-    csv_file: Path | None, plot_file: Path | None, others: tuple[str, ...], as_json: bool,
+    csv_file: Path | None, plot_file: Path | None, others: tuple[str, ...], calibration: str | None, folder: Path,
+    url: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Predict what MODEL costs on a target, layer by layer: a timm model, an exported folder or an ONNX file."""
+    """Predict what MODEL costs on a target, layer by layer: a timm model, an exported folder or an ONNX file.
+
+    Its latency is calibrated where `nas calibrate` has been run for the target.
+    """
     if (model is None) == (models is None):
         raise nas.UsageError("name one MODEL, or a CSV of many with --from")
     to_stdout = str(csv_file) == "-"
@@ -35,25 +46,30 @@ def cost(
         raise nas.UsageError("--input-size and --precision are for one MODEL; with --from they are columns of the CSV")
     if to_stdout and (models is not None or others):
         raise nas.UsageError("--csv - prints the operations of one MODEL; with --from or --compare name a file")
+    if as_json and to_stdout:
+        raise nas.UsageError("--json and --csv - both print on stdout: leave one out, or name a file")
+    costing = nas.costing(target, folder, url, calibration)
     if models is not None:
-        rows = nas.cost_many(models, target, csv_file)
+        rows = costing.many(models, csv_file)
+        nas.Narrator().say(f"latency on {costing.target.name}: {costing.about}")
         click.echo(json.dumps(rows, indent=2) if as_json else nas.cost_lines(rows))
         if failed := [row["model"] for row in rows if row["error"]]:
             raise nas.NasError(
                 f"{len(failed)} of {len(rows)} models could not be costed, {failed[0]} first: see its row"
             )
         return
-    report = nas.cost_one(str(model), target, input_size, precision)
+    report = costing.one(str(model), input_size, precision)
     if csv_file is not None and not to_stdout:
         nas.write_whole(csv_file, nas.ops_csv(report))
     if plot_file is not None:
-        nas.plot_one(report, target, plot_file)
+        nas.plot_one(report, costing.target, plot_file)
     if others:
-        reports = [report, *(nas.cost_one(other, target, input_size, precision) for other in others)]
+        reports = [report, *(costing.one(other, input_size, precision) for other in others)]
         rows = [each.to_dict() for each in reports]
         click.echo(json.dumps(rows, indent=2) if as_json else nas.comparison_text(reports))
+        nas.Narrator().say(f"latency on {costing.target.name}: {costing.about}")
         return
-    if to_stdout and not as_json:
+    if to_stdout:
         click.echo(nas.ops_csv(report), nl=False)
         return
     click.echo(report.to_json() if as_json else nas.report_text(report))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import nas
-from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, THREADS, where_of, words
+from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, THREADS, refuse_before, refuse_given, where_of, words
 
 SPACE = click.option("--space", default="metaformer", show_default=True, help="Search space (see `nas spaces`).")
 PRESET = click.option("--preset", default="mobile", show_default=True, help="Preset of the space.")
@@ -60,9 +60,16 @@ def measure(
 ) -> None:  # fmt: skip
     """Time fused blocks of a space, or whole networks, on a device; Ctrl-C keeps what is measured."""
     if context.invoked_subcommand is not None:
+        refuse_before(context)
         return
     if device is None:
         raise nas.UsageError("say what to time on with --device cpu or --device cuda, or see `nas measure --help`")
+    if not asked["models"]:
+        refuse_given(context, ["input_size"], "is for --model; blocks and networks of a space have sizes of their own")
+    if (asked["models"] or asked["wanted"]) and not (asked["networks"] or asked["budget"]):
+        refuse_given(context, ["space", "preset"], "goes with --budget or --networks, which take from a space")
+    if device == "cuda":
+        refuse_given(context, ["threads"], "is for --device cpu")
     narrator = nas.Narrator(quiet=quiet)
     chosen = words(precisions) if precisions else ()
     outcome = nas.run_measuring(folder, url, narrator, device=device, precisions=chosen, **asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,21 @@ def spec_of(config: str, settings: tuple[str, ...], given: dict[str, Any]) -> tu
         inherited = ", ".join(f"{gene} {list(values)}" for gene, values in spec.space.choices.items())
         complain(f"{made.space.name}/{made.space.preset} is searched without the choices of {name}: {inherited}")
     return name, made
+
+
+def refuse_given(context: click.Context, names: Iterable[str], because: str) -> None:
+    """Raises UsageError when one of these parameters stands on the command line, where it would do nothing."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is click.core.ParameterSource.COMMANDLINE:
+            raise nas.UsageError(f"{option.opts[0]} {because}")
+
+
+def refuse_before(context: click.Context) -> None:
+    """Raises UsageError for an option of a group that stands before a command of the group, which would not see it."""
+    command = context.invoked_subcommand
+    names = [option.name or "" for option in context.command.params]
+    refuse_given(context, names, f"does nothing before {command}: say it behind, if {command} has it")
 
 
 def words(text: str) -> list[str]:

@@ -27,6 +27,8 @@ def pareto(
     plot_file: Path | None,
 ) -> None:
     """Print the Pareto front of a study."""
+    if as_json and str(csv_file) == "-":
+        raise nas.UsageError("--json and --csv - both print on stdout: leave one out, or name a file")
     study = nas.open_study(folder, url, name)
     nas.say_edited(study, nas.Narrator())
     if plot_file is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import nas
-from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, STUDY, THREADS
+from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, STUDY, THREADS, refuse_given
 
 
 @click.command()
@@ -22,11 +22,14 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, STUDY, THREADS
 @STORAGE
 @JSON
 @QUIET
+@click.pass_context
 def verify(
-    name: str | None, device: str, target: str | None, precision: str, threads: int, replace: bool, folder: Path,
-    url: str | None, as_json: bool, quiet: bool,
+    context: click.Context, name: str | None, device: str, target: str | None, precision: str, threads: int,
+    replace: bool, folder: Path, url: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure the front on a device of this machine, beside that device's own predictions."""
+    if device == "cuda":
+        refuse_given(context, ["threads"], "is for --device cpu")
     study = nas.open_study(folder, url, name)
     narrator = nas.Narrator(quiet=quiet)
     done = nas.verify_study(

@@ -118,7 +118,7 @@ def write_plan(
 
 
 def _megabytes(lines: Sequence[_Line]) -> float:
-    """What the files will take, within a tenth: 4 bytes a weight, and 1 in integers beside what a graph itself takes."""
+    """What the files will take, within a tenth: 4 bytes a weight and 1 in integers, beside what graphs take."""
     total = 0.0
     for line in lines:
         with torch.device("meta"):
