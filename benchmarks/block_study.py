@@ -28,9 +28,6 @@ Format = tuple[str, int]
 MOST = 150
 """Block measurements that a fit may use."""
 
-WIDEST = 0.2
-"""Blocks whose median is known less well than this, either way, are measured but not learned from."""
-
 
 def samples_of(records: Sequence[Measurement], target: Target) -> Samples:
     return Samples.of([record_units(record, target) for record in records], [record.latency_s for record in records])
@@ -68,7 +65,7 @@ def study(
     own = [record for record in blocks if (record.precision, record.batch) in formats]
     # The same blocks in every format: the first of the pack, which lists them in the order of the design.
     subjects = list(dict.fromkeys(record.subject for record in own))[: MOST // len(formats)]
-    used = [record for record in own if record.subject in subjects and _is_known(record)]
+    used = [record for record in own if record.subject in subjects and record.is_sharp]
     start = time.perf_counter()
     training = samples_of(used, target)
     predictor = fit_predictor(training, FactorPrior.of_cost_model())
@@ -118,11 +115,6 @@ def write(
     """out/NAME.{json,md} with the scores, out/NAME_networks.{json,md} with a row per network."""
     write_result(out / name, head | {"networks": scores}, columns=list(scores[0]))
     write_result(out / f"{name}_networks", head | {"networks": rows}, columns=list(rows[0]))
-
-
-def _is_known(record: Measurement) -> bool:
-    """Whether the 95 percent interval of a block's time is narrow enough to learn from."""
-    return record.high_s - record.low_s <= 2 * WIDEST * record.latency_s
 
 
 def _rows(

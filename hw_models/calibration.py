@@ -225,6 +225,14 @@ class CalibratedLatency:
         factor = float(np.exp(self._errors.either_way(level)))
         return float(seconds[0]) / factor, float(seconds[0]) * factor
 
+    @property
+    def most_risk(self) -> float:
+        """The largest `risk` that the measurements can tell of."""
+        if self._predictor is None:
+            return 1.0
+        count = len(self._predictor.measured_s)
+        return count / (count + 1)
+
     def upper(self, seconds: Array, risk: float) -> float:
         """Seconds that a share `risk` of such networks stays below."""
         if self._predictor is not None:

@@ -16,7 +16,7 @@ from hw_models.part_cost import PartCost, estimate_part
 from hw_models.target import Target
 from hw_models.workload import Workload
 
-COST_MODEL_VERSION = 2
+COST_MODEL_VERSION = 3
 """Counted up when predictions of the same network on the same target change: calibrations before are then refused."""
 
 

@@ -92,7 +92,7 @@ def folds(count: int, most: int = 10) -> Iterator[Fold]:
 def _choose_noise(columns_s: Array, measured_s: Array, prior: FactorPrior) -> float:
     """The level with the smallest error of held-out samples; the largest when there are under three."""
     if len(measured_s) < 3:
-        return NOISES[2]
+        return max(NOISES)
     pieces = list(folds(len(measured_s)))
     fitted = fit_folds(columns_s, measured_s, prior, NOISES, pieces)
     predicted = np.empty((len(NOISES), len(measured_s)))

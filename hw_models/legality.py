@@ -105,8 +105,8 @@ def _op_violations(workload: Workload, op: Op, target: Target) -> Iterator[Infea
         return
     if op.kind == "pool":
         yield from _at_most("pooling window", op, max(op.window.kernel), legality.max_pool_kernel, "pixels")
-    elif op.window.kernel != op.window.stride:
-        # Patches that do not overlap are a linear layer on rearranged pixels, and have no window to speak of.
+    elif op.window.groups > 1 or op.window.kernel != op.window.stride:
+        # Dense patches that do not overlap are a linear layer on rearranged pixels, and have no window to speak of.
         yield from _window_violations(op, op.window, legality)
 
 

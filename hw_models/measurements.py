@@ -31,6 +31,9 @@ SHORTEST_S, LONGEST_S = 1e-9, 1e4
 AGREEMENT = 0.1
 """Two rows about the same thing agree when their latencies differ by at most this share of the larger."""
 
+WIDEST = 0.2
+"""A time whose 95 percent interval is wider than this share of it, either way, teaches more noise than it tells."""
+
 PACKS_FOLDER = Path(__file__).parent / "packs"
 
 
@@ -90,12 +93,17 @@ class Measurement:
         bounds = (self.spread_s, self.low_s, self.high_s)
         if not all(math.isfinite(value) and value >= 0 for value in bounds):
             raise MeasurementError(f"spread_s, low_s and high_s must not be negative, but are {bounds}")
-        if self.high_s and not self.low_s <= self.latency_s <= self.high_s:
+        if not self.low_s <= self.latency_s <= (self.high_s or self.latency_s):
             raise MeasurementError(
                 f"low_s <= latency_s <= high_s must hold, but got {self.low_s:g}, {self.latency_s:g}, {self.high_s:g}"
             )
         for name in ("description", "conditions"):
             _json_object(name, getattr(self, name))
+
+    @property
+    def is_sharp(self) -> bool:
+        """Whether the 95 percent interval of its time is narrow enough to learn from; true where none is known."""
+        return self.high_s - self.low_s <= 2 * WIDEST * self.latency_s
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -306,9 +314,13 @@ def _whole(text: str, column: str, place: str) -> int:
 
 
 def _without_repetitions(rows: Sequence[tuple[int, Measurement]], where: str) -> list[Measurement]:
-    kept: dict[tuple[Any, ...], tuple[int, Measurement]] = {}
+    """The last of each thing. Raises MeasurementError when any two disagree."""
+    kept: dict[tuple[Any, ...], Measurement] = {}
+    ends: dict[tuple[Any, ...], list[tuple[int, Measurement]]] = {}
     for line, record in rows:
-        before_line, before = kept.get(record.identity, (line, record))
+        seen = sorted([*ends.get(record.identity, ()), (line, record)], key=lambda one: one[1].latency_s)
+        ends[record.identity] = [seen[0], seen[-1]]
+        before_line, before = seen[0] if seen[-1][0] == line else seen[-1]
         low, high = sorted((before.latency_s, record.latency_s))
         if high - low > AGREEMENT * high:
             raise MeasurementError(
@@ -317,8 +329,8 @@ def _without_repetitions(rows: Sequence[tuple[int, Measurement]], where: str) ->
             )
         if before.description != record.description:
             raise MeasurementError(f"{where} lines {before_line} and {line} describe {record.subject} differently")
-        kept[record.identity] = (line, record)
-    return [record for _, record in kept.values()]
+        kept[record.identity] = record
+    return list(kept.values())
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ ARITHMETIC: Mapping[str, str] = {
     "sub": "sub",
     "rsub": "sub",
     "mul": "mul",
-    "square": "mul",
+    "square": "square",
     "div": "div",
     "maximum": "max",
     "minimum": "min",
@@ -189,7 +189,7 @@ def describe(name: str, args: tuple[Any, ...], output: Tensor) -> Description | 
 def _describe_arithmetic(name: str, args: tuple[Any, ...]) -> Description:
     if name == "pow":
         squares = isinstance(args[1], int | float) and args[1] == 2
-        return Description("elementwise", "mul") if squares else Description("activation", "pow")
+        return Description("elementwise", "square") if squares else Description("activation", "pow")
     return Description("elementwise", ARITHMETIC[name])
 
 

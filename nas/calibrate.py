@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hw_models.choice import Choice
 from hw_models.estimate import streamed_share
 from hw_models.factors import FactorPrior
 from hw_models.families import COLUMNS, Units, network_units, part_units
-from hw_models.measurements import AGREEMENT, Measurement, MeasurementError, list_packs, load_pack
+from hw_models.measurements import AGREEMENT, WIDEST, Measurement, MeasurementError, list_packs, load_pack
 from hw_models.predictor import LEAST_SAMPLES, LEVEL, Predictor
 from hw_models.samples import Samples
 from hw_models.target import UNKNOWN_STACK
@@ -29,8 +30,9 @@ from nas.correlation import spearman
 from nas.errors import UsageError
 from nas.measure.jobs import CHAIN, is_chained
 from nas.measure.methods import check_one_method, methods_of
-from nas.measure.peace import taken_at_peace
+from nas.measure.peace import peace_s, taken_at_peace
 from nas.measure.records import MeasurementStore
+from nas.measure.timing import CALM
 from nas.problem import find_target
 from nas.progress import Narrator
 from nas.store import Store
@@ -116,10 +118,10 @@ def _too_few(
 def gather(target: str, measured: MeasurementStore, narrator: Narrator, batch: int = 1) -> list[Measurement]:
     """A target's measurements at a batch: the database's, then those of packs that it does not have.
 
-    Those of other batches, or of a slower machine (`nas.measure.peace`), are left out, which is said. Packs of other
-    software or methods than the database's are left out, and so are their values where the database disagrees; both are
-    said. Raises UsageError when the database itself
-    mixes software or methods.
+    Those of other batches, of a slower machine (`nas.measure.peace`), or that are hardly known
+    (`Measurement.is_sharp`), are left out, which is said. Packs of other software or methods than the database's, or of
+    a faster machine, are left out, and so are their values where the database disagrees; both are said. Raises
+    UsageError when the database itself mixes software or methods.
     """
     own = measured.of(target)
     _check_software(own, measured.url)
@@ -130,14 +132,14 @@ def gather(target: str, measured: MeasurementStore, narrator: Narrator, batch: i
             f"{slow} of {len(own)} measurements of {target} were taken while the machine was slower than it can be and "
             "are left out; the `nas measure` that took them takes them again"
         )
-    own, others = _of_batch(believed, batch)
+    own, others = _of_batch(_sharp(believed, narrator), batch)
     found = {record.thing: record for record in own}
     for name in list_packs():
         try:
             pack = [record for record in load_pack(name) if record.target == target]
         except MeasurementError as error:
             raise UsageError(str(error)) from error
-        pack, more = _of_batch(pack, batch)
+        pack, more = _of_batch(_sharp(pack, narrator), batch)
         others += more
         if not pack:
             continue
@@ -146,6 +148,13 @@ def gather(target: str, measured: MeasurementStore, narrator: Narrator, batch: i
             narrator.warn(
                 f"the pack {name} was measured with {theirs}, the database's measurements of {target} with {ours}: "
                 "times of different software do not mix, and the pack is left out"
+            )
+            continue
+        if own and CALM * peace_s(pack) < peace_s(own) < inf:
+            narrator.warn(
+                f"the pack {name} was measured on a machine {peace_s(own) / peace_s(pack):.2g} times as fast as the "
+                f"database's measurements of {target}, and is left out; if it is the same machine, measure again when "
+                "nothing else runs on it"
             )
             continue
         by, our_by = methods_of(pack), methods_of(own)
@@ -172,6 +181,17 @@ def gather(target: str, measured: MeasurementStore, narrator: Narrator, batch: i
         listed = ", ".join(f"{count} at batch {other}" for other, count in sorted(counts.items()))
         narrator.say(f"measurements of other batches are left out: {listed} (a calibration is of one: --batch)")
     return list(found.values())
+
+
+def _sharp(records: Sequence[Measurement], narrator: Narrator) -> list[Measurement]:
+    """Those that are known well enough to learn from."""
+    known = [record for record in records if record.is_sharp]
+    if dull := len(records) - len(known):
+        narrator.say(
+            f"{dull} of {len(records)} times of {records[0].target} are known to no better than {WIDEST:.0%} either way "
+            "and are left out"
+        )
+    return known
 
 
 def _of_batch(records: Sequence[Measurement], batch: int) -> tuple[list[Measurement], list[Measurement]]:

@@ -71,6 +71,11 @@ def _names_targets(path: Path) -> bool:
 def _check(rows: Sequence[Measurement], target: Target, source: Path) -> None:
     if len(named := dict.fromkeys(row.target for row in rows)) > 1:
         raise UsageError(f"{source} has measurements of several targets ({', '.join(named)}); keep those of one device")
+    if blocks := [row.subject for row in rows if row.kind != "network"]:
+        raise UsageError(
+            f"{source} has {len(blocks)} times of single blocks, {blocks[0]} first, but a target is fitted to whole "
+            "networks: take them out, or calibrate with them (`nas calibrate`)"
+        )
     for row in rows:
         if row.precision not in PRECISIONS:
             raise UsageError(f"{source}: {row.subject} in {row.precision}: known are {', '.join(PRECISIONS)}")

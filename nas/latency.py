@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,11 @@ def calibrated(
                 f"version of this program: restore the target's file, use that version, or search again"
             )
             raise UsageError(begun if wanted else str(error)) from error
+        if risk is not None and risk > (most := latencies[name].model.most_risk):
+            raise UsageError(
+                f"the {stored.calibration.about} tell of a risk up to {floor(1000 * most) / 1000:g}, not of {risk:g}: "
+                "give a smaller --risk, or measure more"
+            )
         narrator.say(f"latency on {name}: {latencies[name].about}")
         if stored.misorders:
             without = json.dumps([PLAIN] * len(targets))

@@ -22,17 +22,17 @@ from hw_models import Target
 from hw_models.factors import COLUMN_SPREAD, SCALE_SPREAD
 from hw_models.families import COLUMNS, FEATURES, Units
 from hw_models.measurements import PRECISIONS, Measurement
-from nas.calibrate import record_units
+from nas.calibrate import gather, record_units
 from nas.errors import UsageError
 from nas.measure.ask import DEVICES, IN_CHANS, NUM_CLASSES
 from nas.measure.cuda import KNOWN_GPUS
 from nas.measure.design import part_pool
 from nas.measure.device import KNOWN_CPUS
-from nas.measure.peace import taken_at_peace
 from nas.measure.plan import COLUMNS as PLAN_COLUMNS
 from nas.measure.plan import is_chainable
 from nas.measure.records import MeasurementStore
 from nas.problem import find_target
+from nas.progress import Narrator
 from nas.store import Store
 from nas.subjects import Subject, part_subject
 from search_spaces import load_space
@@ -57,11 +57,13 @@ def suggest_measurements(
     precisions: Sequence[str] = ("w8a8",),
     batch: int = 1,
     seed: int = 0,
+    narrator: Narrator | None = None,
 ) -> list[dict[str, Any]]:
     """The `count` blocks worth most to a calibration at a batch, best first: columns of the table that `nas measure
     import` takes, and `uncertainty`, the standard deviation of the log latency before each is measured.
 
-    Raises UsageError for an unknown target, space or precision.
+    What is known already is what a calibration would learn from (`nas.calibrate.gather`). Raises UsageError for an
+    unknown target, space or precision.
     """
     if count < 1 or batch < 1:
         raise UsageError(f"--suggest and --batch must be at least 1, but are {count} and {batch}")
@@ -71,7 +73,7 @@ def suggest_measurements(
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(Store(folder, url, create=True)) as store:
-        known = [one for one in taken_at_peace(MeasurementStore(store).of(target.name)) if one.batch == batch]
+        known = gather(target.name, MeasurementStore(store), narrator or Narrator(quiet=True), batch)
     if not precisions:
         raise UsageError("name at least one precision")
     if unknown := [precision for precision in precisions if precision not in PRECISIONS]:

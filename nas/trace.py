@@ -287,8 +287,8 @@ def _op_fields(description: Description, operands: list[torch.Tensor], constant:
     elif kind == "elementwise" and function in ("add", "sub", "mul", "div") and any(constant):
         vector = next(value for value, known in zip(operands, constant, strict=True) if known)
         kind = "scale" if sum(size > 1 for size in vector.shape) <= 1 else kind
-    if kind == "elementwise" and function == "mul" and len(operands) == 1:
-        function = "square"
+    if function == "square":
+        function = "mul"  # with itself
     return {
         "kind": kind,
         "function": function,

@@ -33,8 +33,9 @@ def calibrate(
     """Fit predictions of a target to its measurements, and store that for searches."""
     if suggest is not None:
         rows = nas.suggest_measurements(
-            target, suggest, folder, url, space=space, preset=preset, precisions=words(precisions), batch=batch
-        )
+            target, suggest, folder, url, space=space, preset=preset, precisions=words(precisions), batch=batch,
+            narrator=nas.Narrator(quiet=quiet),
+        )  # fmt: skip
         if csv_file is not None:
             nas.write_whole(csv_file, nas.suggestion_csv(rows))
         click.echo(

@@ -14,6 +14,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,12 @@ _UNFUSED = {
 }
 """Operators that a graph of one precision must not hold once it is optimized: norms, activations and GELU in pieces,
 matrix products left in float."""
+
+
+@cache
+def writers() -> str:
+    """What decides what a file holds beside its subject: one that another version wrote is not timed as this one's."""
+    return f"torch {torch.__version__}, onnx {onnx.__version__}, ONNX Runtime {version('onnxruntime')}, {QUANTIZED_OPS}"
 
 
 def write_graph(

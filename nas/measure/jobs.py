@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from nas.measure.graphs import optimized_ops, write_graph, write_notes
+from nas.measure.graphs import optimized_ops, write_graph, write_notes, writers
 from nas.subjects import Subject
 
 IMAGE_CHANNELS = 3
@@ -48,7 +48,7 @@ class Graph:
     @property
     def file_name(self) -> str:
         words = re.sub(r"[^A-Za-z0-9]+", "-", self.subject.name)[-40:]
-        identity = f"{self.subject}/{self.precision}/{self.batch}/{self.copies}/{self.led}"
+        identity = f"{self.subject}/{self.precision}/{self.batch}/{self.copies}/{self.led}/{writers()}"
         return f"{words}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.onnx"
 
 

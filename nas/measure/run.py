@@ -71,7 +71,7 @@ def measure_jobs(
         with on.held() as state:
             sentinel = None if prepare_only else on.sentinel(peace_s(records))
             believed = taken_at_peace(records, inf if sentinel is None else sentinel.best_s)
-            have = {record.identity for record in believed}
+            have = {record.identity for record in believed if record.is_sharp}
             pending = [job for job in jobs if _identity(job, on, target) not in have]
             outcome.known = len(jobs) - len(pending)
             again = {record.identity for record in records} - have

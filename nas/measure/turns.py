@@ -93,7 +93,7 @@ def _record(job: Job, slices: Slices, session: Session, conditions: dict[str, An
     except ValueError as error:
         raise _NoisyError("too short to be told from the reorders of its ends") from error
     on = session.on
-    return job.subject.record(
+    record = job.subject.record(
         session.target,
         job.precision,
         timing.median_s,
@@ -108,3 +108,9 @@ def _record(job: Job, slices: Slices, session: Session, conditions: dict[str, An
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         commit=device.commit(),
     )
+    if not record.is_sharp:  # a difference of two times that scatter little may scatter much
+        raise _NoisyError(
+            f"its time is known to {50 * (record.high_s - record.low_s) / record.latency_s:.0f} percent either way in "
+            f"each of {TRIES} tries: it is short beside what else its graphs take, or the machine is under load"
+        )
+    return record

@@ -130,6 +130,7 @@ def verify_study(
             trial.number: architecture_subject(trial.architecture, data.num_classes, data.in_chans)
             for trial in study.front
         }
+        predict = _Predictor(described, name, CalibrationStore(store))  # before the time it takes to measure
         jobs = [Job(subject, precision) for subject in subjects.values()]
         with sole_user(store.folder / "measure", "the measuring of this folder"):
             outcome = measure_jobs(jobs, on, name, measured, narrator)
@@ -138,7 +139,6 @@ def verify_study(
             for record in taken_at_peace(measured.of(name))
             if record.runtime_version == on.runtime_version and record.batch == 1
         }
-        predict = _Predictor(described, name, CalibrationStore(store))
     rows = []
     for trial in study.front:
         record = found.get((subjects[trial.number].name, precision))
