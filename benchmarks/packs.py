@@ -1,6 +1,6 @@
 """Measurement packs of a target: which blocks and networks they hold, chosen before anything is measured.
 
-Blocks are chosen over the cost model's features alone (`nas.measure.goals`) from parts of the space metaformer as its
+Blocks are chosen over the cost model's features alone (`benchmarks.goals`) from parts of the space metaformer as its
 presets offer it and with everything opened, from blocks of timm networks and from single convolutions, such that
 networks of the space and the timm networks they come from are predicted best. Networks to be predicted are named ones
 of timm, of whose families no block is taken, and ones drawn from the space.
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.goals import CLOCK_S, least_variance, log_latency_vector, scatter
 from benchmarks.narrator import Stamped
 from hw_models import Target, load_target
 from hw_models.families import Units
 from hw_models.measurements import measurements_csv
 from nas.calibrate import record_units
 from nas.measure.design import draw_networks, part_pool
-from nas.measure.goals import CLOCK_S, least_variance, log_latency_vector, scatter
 from nas.measure.jobs import Job
 from nas.measure.peace import taken_at_peace
 from nas.measure.records import MeasurementStore

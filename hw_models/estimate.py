@@ -47,7 +47,7 @@ class CostReport:
     rows: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     violations: list[Infeasible] = field(default_factory=list)
-    parts: tuple[PartCost, ...] = field(default=(), repr=False)
+    parts: tuple[PartCost, ...] = field(default=(), repr=False, compare=False)
     calibration: str = ""
     latency_low_s: float | None = None
     latency_high_s: float | None = None

@@ -5,9 +5,9 @@ memory behind the chip, and the overheads of a launch and of a network: quantiti
 not at all. What they are called, how far they may go and how far they are expected to go is `parameters`.
 
 Maximum a posteriori in logarithms: residuals are log(predicted / measured) over the noise, and log(value / prior) over
-the spread of the prior, those beyond two standard deviations counted linearly (Huber's idea, smoothed), so that one
-wrong measurement does not decide (Gelman et al., Bayesian Data Analysis, 3rd ed., ch. 4: the normal approximation at the mode
-gives the standard errors). The noise is estimated from the residuals.
+the spread of the prior, those beyond some two standard deviations counted linearly, so that one wrong measurement does
+not decide (Gelman et al., Bayesian Data Analysis, 3rd ed., ch. 4: the normal approximation at the mode gives the
+standard errors, which count no residual linearly). The noise is estimated from the residuals.
 """
 
 from __future__ import annotations

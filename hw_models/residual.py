@@ -93,18 +93,27 @@ def _fit_means(kind: ResidualKind, mean: Array, log_error: Array) -> Residual:
     from sklearn.ensemble import GradientBoostingRegressor
     from sklearn.linear_model import Ridge
 
-    model: Any
     if kind.name == "ridge":
-        model = Ridge(alpha=kind.strength, fit_intercept=False)
-    else:
-        model = GradientBoostingRegressor(
+        return _Linear(Ridge(alpha=kind.strength, fit_intercept=False).fit(mean, log_error).coef_)
+    return _Trees(
+        GradientBoostingRegressor(
             n_estimators=40, max_depth=3, learning_rate=0.12, min_samples_leaf=5, random_state=0
-        )
-    return _OfMeans(model.fit(mean, log_error))
+        ).fit(mean, log_error)
+    )
 
 
 @dataclass(frozen=True)
-class _OfMeans:
+class _Linear:
+    """weights: per feature."""
+
+    weights: Array
+
+    def __call__(self, features: Array) -> Array:
+        return np.asarray(features @ self.weights)
+
+
+@dataclass(frozen=True)
+class _Trees:
     """A fitted regressor of scikit-learn."""
 
     model: Any

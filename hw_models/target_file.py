@@ -69,8 +69,8 @@ def target_argument(name: str) -> str:
 def load_target(name_or_path: str | Path) -> Target:
     """A device by its name, or from a TOML file (anything that ends in `.toml` or holds a slash is a file).
 
-    Raises TargetError when there is no such device or file, and when the file has a missing, unknown,
-    duplicated or impossible key.
+    Raises TargetError when there is no such device or file, when the file has a missing, unknown, duplicated or
+    impossible key, and when it is called like another device that comes with the package.
     """
     text = str(name_or_path)
     if text.endswith(".toml") or "/" in text:
@@ -87,7 +87,18 @@ def load_target(name_or_path: str | Path) -> Target:
         raise TargetError(f"target file {text}: not UTF-8 text; name a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise TargetError(f"target file {text}: {_toml_problem(path, error)}") from error
-    return parse_target(data, path.stem, text)
+    target = parse_target(data, path.stem, text)
+    if path.parent != TARGETS_FOLDER and target.name in list_targets() and _differs(target):
+        raise TargetError(
+            f"target file {text}: {target.name} is a target that comes with nas, and what is known of it is not true "
+            f"of this one; call the file otherwise, such as my_{target.name}.toml"
+        )
+    return target
+
+
+def _differs(target: Target) -> bool:
+    """From the target of its name that comes with the package."""
+    return load_target(target.name).content() != target.content()
 
 
 def _hint(name: str) -> str:

@@ -188,8 +188,8 @@ def _sharp(records: Sequence[Measurement], narrator: Narrator) -> list[Measureme
     known = [record for record in records if record.is_sharp]
     if dull := len(records) - len(known):
         narrator.say(
-            f"{dull} of {len(records)} times of {records[0].target} are known to no better than {WIDEST:.0%} either way "
-            "and are left out"
+            f"{dull} of {len(records)} times of {records[0].target} are left out: known to no better than {WIDEST:.0%} "
+            "either way"
         )
     return known
 
@@ -258,6 +258,7 @@ def scores(
     for precision in dict.fromkeys(record.precision for record in records):
         own = np.array([record.precision == precision for record in records])
         report[f"within_10_percent_{precision}"] = float(within[own].mean())
+    report = {key: None if value != value else value for key, value in report.items()}  # JSON has no NaN
     order = np.argsort(-np.abs(errors))[:5]
     report["worst"] = [
         _named(records[index]) | {"measured_over_predicted": float(np.exp(errors[index]))} for index in order
@@ -315,6 +316,8 @@ def coverage(predictor: Predictor) -> float:
 def in_common(samples: Samples, log_errors: Array) -> str:
     """Where the worst fifth spends more of its time than the rest, and which way it is off."""
     worst = np.abs(log_errors) >= np.quantile(np.abs(log_errors), 0.8)
+    if worst.all():
+        return "all are predicted equally well"
     share = samples.columns_s / samples.prior_s[:, None]
     excess = share[worst].mean(axis=0) - share[~worst].mean(axis=0)
     column = int(np.argmax(excess))
@@ -323,6 +326,10 @@ def in_common(samples: Samples, log_errors: Array) -> str:
         f"the worst fifth spends {share[worst, column].mean():.0%} of its predicted time in {COLUMNS[column]} "
         f"(the rest {share[~worst, column].mean():.0%}) and is mostly {side} than predicted"
     )
+
+
+def _shown(correlation: float | None) -> str:
+    return "-" if correlation is None else f"{correlation:.3f}"
 
 
 def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str:
@@ -334,9 +341,9 @@ def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str
     if stored.calibration.kind == "measured":
         lines += [
             f"predicts by {report['model_in_words']}",
-            f"held out: Spearman {report['spearman']:.3f}, within 10 percent {report['within_10_percent']:.0%}, mean "
-            f"error {report['mean_absolute_log_error']:.1%}",
-            f"uncalibrated: Spearman {report['uncalibrated_spearman']:.3f}, within 10 percent "
+            f"held out: Spearman {_shown(report['spearman'])}, within 10 percent {report['within_10_percent']:.0%}, "
+            f"mean error {report['mean_absolute_log_error']:.1%}",
+            f"uncalibrated: Spearman {_shown(report['uncalibrated_spearman'])}, within 10 percent "
             f"{report['uncalibrated_within_10_percent']:.0%}",
             f"90 percent intervals: a factor {report['interval_factor']:.2f} either way, held "
             f"{report['interval_coverage']:.0%} of the held-out",

@@ -54,7 +54,8 @@ class Stored:
     @property
     def misorders(self) -> bool:
         """Whether it orders held-out measurements worse than the cost model does: something is wrong with them."""
-        return "spearman" in self.report and self.report["spearman"] < self.report["uncalibrated_spearman"]
+        own, plain = (self.report.get(key) for key in ("spearman", "uncalibrated_spearman"))
+        return own is not None and plain is not None and own < plain
 
 
 class CalibrationStore:

@@ -124,7 +124,7 @@ class PartRows:
     def _row(self, part: PartCost, ends: tuple[bool, bool]) -> NDArray[np.float64]:
         if self.latency is None:
             return part_row(part, ends)
-        resident_s, streamed_s = self.latency.part_s(part)[:, 0]
+        resident_s, streamed_s = self.latency.expected_part_s(part)
         return part_row(part, ends, (float(resident_s), float(streamed_s)))
 
     def _part(self, one: Wanted) -> NetworkPart:

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from cli import cli
-from hw_models import load_target
+from hw_models import load_pack, load_target
 from hw_models.fit import with_values
+from hw_models.measurements import measurements_csv
 from nas.cost import cost_model
 from nas.errors import UsageError
 from nas.fit import fit_target_file
@@ -31,6 +32,15 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fit") / "measured.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def test_blocks_are_no_networks(tmp_path: Path) -> None:
+    """As `nas measure export` writes them: their times hold no start of a network."""
+    blocks = [record for record in load_pack("epyc_zen3_core") if record.kind == "block"][:9]
+    (tmp_path / "m.csv").write_text(measurements_csv(blocks))
+    with pytest.raises(UsageError, match=r"m\.csv has 9 times of single blocks, block:.* first"):
+        fit_target_file(tmp_path / "m.csv", "epyc_zen3_core", tmp_path / "my.toml")
+    assert not (tmp_path / "my.toml").exists()
 
 
 def test_the_file_predicts_what_was_measured(table: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_up_device import TARGET, made_records, put
 
-from hw_models import list_targets, load_target
+from hw_models import list_targets, load_pack, load_target
 from hw_models.families import COLUMNS, FEATURES
 from hw_models.measurements import read_measurements
 from nas.errors import UsageError
@@ -37,6 +37,14 @@ def test_suggestions_are_new_and_can_be_taken_in(folder, tmp_path, records):
     assert "--csv next.csv" in suggestion_text(rows, TARGET)
     with pytest.raises(UsageError, match="at least 1"):
         suggest_measurements(TARGET, 0, folder, None)
+
+
+def test_what_a_pack_has_is_not_suggested(tmp_path):
+    """The first without measurements of one's own is worth less than it would be if the pack were not there."""
+    pack = [record for record in load_pack("epyc_zen3_core") if record.is_sharp]
+    rows = suggest_measurements("epyc_zen3_core", 8, tmp_path, None, precisions=("fp32",))
+    assert not {row["model"] for row in rows} & {record.subject for record in pack}
+    assert rows[0]["uncertainty"] < 0.5
 
 
 def test_suggestions_are_of_one_batch(tmp_path, records):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -160,6 +162,22 @@ def test_producers_consumers_and_slices() -> None:
     assert sigmoid.reads == (4 * 36,)
     assert workload.tensors[conv.outputs[0]].elements == 8 * 36
     assert workload.outputs == product.outputs
+
+
+@pytest.mark.parametrize("square", [lambda x: x**2, torch.square, lambda x: x * x, lambda x: x.pow(2)])
+def test_a_square_is_a_product_of_two_maps(square: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Not a constant a channel, which a convolution takes in for nothing."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return square(self.conv(x))
+
+    conv, product = _trace(Net(), (1, 4, 6, 6)).ops
+    assert (conv.kind, product.kind, product.function) == ("conv", "elementwise", "mul")
 
 
 def test_work_in_place_makes_a_new_tensor() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -70,58 +71,71 @@ def run_measuring(
         raise UsageError("--budget, --minutes and --batch must be positive, and --networks not negative")
     if patience_s is not None and (device != "cpu" or not 0 < patience_s < inf):
         raise UsageError(f"--patience is a positive number of seconds, for --device cpu alone, but is {patience_s:g}")
-    store = Store(folder, url, create=True)
-    on = open_device(device, store.folder / "measure" / "graphs", threads, workers)
-    name = target_name(target) if target else on.default_target()
-    described = find_target(target or name)
-    chosen = tuple(precisions) or on.usual
-    if unknown := [precision for precision in chosen if precision not in on.precisions]:
-        raise UsageError(
-            f"{on.runtime} on this device times {', '.join(on.precisions)}, not {unknown[0]}: figures for it must come "
-            "from a device with such kernels (`nas measure import`)"
-        )
+    if replace and prepare_only:
+        raise UsageError("--replace drops times for those that are taken, and --prepare-only takes none: leave one out")
     if wanted is not None and precisions and not (budget or networks or models):
         raise UsageError("--precision goes without --from: its lines say in which precision each block is wanted")
     if wanted is not None and batch != 1 and not (budget or networks or models):
         raise UsageError("--batch goes without --from: its lines say at which batch each block is wanted")
-    if budget is None:
-        budget = 0 if models or networks or wanted is not None else DEFAULT_BUDGET
-    pairs = read_wanted(wanted) if wanted is not None else []
-    if unknown := [precision for _, precision, _ in pairs if precision not in on.precisions]:
+    with closing(Store(folder, url, create=True)) as store:
+        on = open_device(device, store.folder / "measure" / "graphs", threads, workers)
+        name = target_name(target) if target else on.default_target()
+        described = find_target(target or name)
+        pairs = read_wanted(wanted) if wanted is not None else []
+        chosen = tuple(precisions) or on.usual
+        _check_precisions(on, chosen, [precision for _, precision, _ in pairs], wanted)
+        if budget is None:
+            budget = 0 if models or networks or wanted is not None else DEFAULT_BUDGET
+        subjects = [named_subject(model, input_size) for model in models]
+        if networks or budget:
+            made = space_of(space, preset)
+            drawn = draw_networks(made, networks, seed)
+            subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in drawn]
+            subjects += chosen_blocks(made, described, -(-budget // len(chosen)), chosen, seed, batch)
+        jobs = [Job(*pair) for pair in pairs]
+        jobs += [Job(subject, precision, batch) for subject in subjects for precision in chosen]
+        measured = MeasurementStore(store)
+        with sole_user(store.folder / "measure", "the measuring of this folder"):
+            if dropped := _make_room(measured, on, name, threads, jobs, replace=replace):
+                narrator.warn(f"{dropped} measurements of {name} by another version or method are dropped")
+            narrator.say(
+                f"{len(jobs)} measurements on {device} as target {name}, {on.runtime} {on.runtime_version}, "
+                f"{threads} thread{'s' * (threads > 1)}"
+            )
+            return measure_jobs(
+                jobs,
+                on,
+                name,
+                measured,
+                narrator,
+                minutes=minutes,
+                prepare_only=prepare_only,
+                seed=seed,
+                patience_s=patience_s,
+            )
+
+
+def _check_precisions(on: Device, chosen: Sequence[str], of_table: Sequence[str], table: Path | None) -> None:
+    """Raises UsageError for a precision that the device does not time. of_table: what lines of `table` ask for."""
+    known = f"{on.runtime} on this device times {', '.join(on.precisions)}"
+    if unknown := [precision for precision in chosen if precision not in on.precisions]:
         raise UsageError(
-            f"{wanted} asks for {unknown[0]}: {on.runtime} on this device times {', '.join(on.precisions)}"
+            f"{known}, not {unknown[0]}: its figures must come from a device with such kernels (`nas measure import`)"
         )
-    subjects = [named_subject(model, input_size) for model in models]
-    if networks or budget:
-        made = space_of(space, preset)
-        drawn = draw_networks(made, networks, seed)
-        subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in drawn]
-        subjects += chosen_blocks(made, described, -(-budget // len(chosen)), chosen, seed)
-    jobs = [Job(*pair) for pair in pairs]
-    jobs += [Job(subject, precision, batch) for subject in subjects for precision in chosen]
-    measured = MeasurementStore(store)
+    if unknown := [precision for precision in of_table if precision not in on.precisions]:
+        raise UsageError(f"{table} asks for {unknown[0]}: {known}")
+
+
+def _make_room(
+    measured: MeasurementStore, on: Device, target: str, threads: int, jobs: Sequence[Job], *, replace: bool
+) -> int:
+    """Drop what does not mix with the times of these jobs, when it is to be replaced; how many. Raises UsageError
+    otherwise.
+    """
     software = (on.runtime, on.runtime_version)
-    refuse_other_threads(measured, name, threads, software if replace else None)
-    dropped = refuse_other_software(measured, name, *software, replace=replace)
-    dropped += refuse_other_methods(measured, name, methods_asked(jobs), replace=replace)
-    if dropped:
-        narrator.warn(f"{dropped} measurements of {name} by another version or method are dropped")
-    with sole_user(store.folder / "measure", "the measuring of this folder"):
-        narrator.say(
-            f"{len(jobs)} measurements on {device} as target {name}, {on.runtime} {on.runtime_version}, "
-            f"{threads} thread{'s' * (threads > 1)}"
-        )
-        return measure_jobs(
-            jobs,
-            on,
-            name,
-            measured,
-            narrator,
-            minutes=minutes,
-            prepare_only=prepare_only,
-            seed=seed,
-            patience_s=patience_s,
-        )
+    refuse_other_threads(measured, target, threads, software if replace else None)
+    dropped = refuse_other_software(measured, target, *software, replace=replace)
+    return dropped + refuse_other_methods(measured, target, methods_asked(jobs), replace=replace)
 
 
 def open_device(device: str, folder: Path, threads: int, workers: int | None = None) -> Device:
@@ -153,10 +167,10 @@ def target_name(name_or_path: str) -> str:
 
 
 def chosen_blocks(
-    space: SearchSpace, target: Target, count: int, precisions: Sequence[str], seed: int
+    space: SearchSpace, target: Target, count: int, precisions: Sequence[str], seed: int, batch: int = 1
 ) -> list[Subject]:
     """The blocks of a space that tell most, as subjects."""
-    parts = choose_parts(space, target, count, tuple(precisions), seed, NUM_CLASSES, IN_CHANS)
+    parts = choose_parts(space, target, count, tuple(precisions), seed, NUM_CLASSES, IN_CHANS, batch)
     return [part_subject(part) for part in parts]
 
 

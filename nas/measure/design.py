@@ -33,10 +33,14 @@ def choose_parts(
     seed: int,
     num_classes: int,
     in_chans: int,
+    batch: int = 1,
 ) -> list[NetworkPart]:
-    """`count` distinct parts of networks of the space (all of a smaller pool), the most telling first."""
+    """`count` distinct parts of networks of the space (all of a smaller pool), the most telling first.
+
+    batch: images at once that they are to be timed with.
+    """
     pool = part_pool(space, max(POOL, 2 * count), seed, num_classes, in_chans)
-    features = np.array([part_features(part, target, precisions) for part in pool])
+    features = np.array([part_features(part, target, precisions, batch) for part in pool])
     return [pool[index] for index in farthest_points(features, count)]
 
 
@@ -52,11 +56,13 @@ def part_pool(space: SearchSpace, count: int, seed: int, num_classes: int, in_ch
     return list(found.values())
 
 
-def part_features(part: NetworkPart, target: Target, precisions: tuple[str, ...]) -> NDArray[np.float64]:
+def part_features(
+    part: NetworkPart, target: Target, precisions: tuple[str, ...], batch: int = 1
+) -> NDArray[np.float64]:
     """Shares of the predicted time by kernel family and log2 of that time, at each precision."""
     features = []
     for precision in precisions:
-        workload = put_precision(part_workload(part), costed_precision(precision))
+        workload = put_precision(part_workload(part, batch), costed_precision(precision))
         seconds = part_units(estimate_part(workload, target, (False, False)), 1.0).by_column()
         total = max(seconds.sum(), 1e-9)
         features += [*(seconds / total), _TIME_WEIGHT * np.log2(total)]

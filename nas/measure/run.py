@@ -248,7 +248,7 @@ def _reason(job: Job, opened: Opened) -> str:
 
 
 def _give_up_under_load(session: Session) -> None:
-    refused = sum("under load" in reason for reason in session.outcome.refused.values())
+    refused = len(session.outcome.disturbed & session.outcome.refused.keys())
     measured = len(session.outcome.measured)
     if refused >= MOST_REFUSED and refused > measured:
         load = session.state().get("load_1min")

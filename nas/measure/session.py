@@ -38,11 +38,14 @@ class Device(Protocol):
 
 @dataclass
 class Outcome:
-    """What became of the jobs. refused: job name -> why it has no record. unfused: job name -> operators."""
+    """What became of the jobs. refused: job name -> why it has no record; disturbed: names of those among them whose
+    last try spread as on a machine under load. unfused: job name -> operators.
+    """
 
     measured: list[Measurement] = field(default_factory=list)
     known: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+    disturbed: set[str] = field(default_factory=set)
     unfused: dict[str, list[str]] = field(default_factory=dict)
     left: int = 0
 

@@ -6,6 +6,7 @@ import datetime
 import json
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,25 +81,27 @@ def import_measurements(
         raise UsageError(str(error)) from error
     today = datetime.date.today().isoformat()
     records = [_with_origin(record, path, today) for record in records]
-    store = MeasurementStore(Store(folder, url, create=True))
     first = records[0]
-    dropped = refuse_other_software(store, name, first.runtime, first.runtime_version, replace=replace_other)
-    dropped += refuse_other_methods(store, name, methods_of(records), replace=replace_other)
-    known = {record.identity for record in store.of(name)}
-    store.put(records)
+    with closing(Store(folder, url, create=True)) as opened:
+        store = MeasurementStore(opened)
+        dropped = refuse_other_software(store, name, first.runtime, first.runtime_version, replace=replace_other)
+        dropped += refuse_other_methods(store, name, methods_of(records), replace=replace_other)
+        known = {record.identity for record in store.of(name)}
+        store.put(records)
     replaced = sum(record.identity in known for record in records)
     return Imported(name, tuple(records), tuple(empty), replaced, dropped)
 
 
 def export_measurements(folder: Path, url: str | None, target: str | None = None) -> str:
     """The CSV of all measurements, or of one target. Raises UsageError when there are none."""
-    store = MeasurementStore(Store(folder, url, create=True))
     name = target_name(target) if target else None
-    records = store.of(name)
-    if not records:
-        known = store.targets()
-        hint = suggestion(name, known) if name and known else "run `nas measure` or `nas measure import` first"
-        raise UsageError(f"no measurements{f' of target {name!r}' if name else ''} in {store.url}; {hint}")
+    with closing(Store(folder, url, create=True)) as opened:
+        store = MeasurementStore(opened)
+        records = store.of(name)
+        if not records:
+            known = store.targets()
+            hint = suggestion(name, known) if name and known else "run `nas measure` or `nas measure import` first"
+            raise UsageError(f"no measurements{f' of target {name!r}' if name else ''} in {store.url}; {hint}")
     return measurements_csv(records)
 
 

@@ -31,7 +31,7 @@ def time_group(group: list[Job], opened: Opened, session: Session, lost: list[Jo
 
     A graph that loses its worker by being timed is refused. lost: takes the jobs whose graphs went with that worker.
     """
-    waiting, refused = group, session.outcome.refused
+    waiting, refused, disturbed = group, session.outcome.refused, session.outcome.disturbed
     attempt = 0
     while waiting and attempt < TRIES:
         if attempt:
@@ -62,6 +62,7 @@ def time_group(group: list[Job], opened: Opened, session: Session, lost: list[Jo
             except _NoisyError as error:
                 noisy.append(job)
                 refused[name_of(job)] = str(error)
+                (disturbed.discard if isinstance(error, _ShortError) else disturbed.add)(name_of(job))
             else:
                 refused.pop(name_of(job), None)
                 yield record
@@ -69,7 +70,11 @@ def time_group(group: list[Job], opened: Opened, session: Session, lost: list[Jo
 
 
 class _NoisyError(Exception):
-    """A time that cannot be believed."""
+    """A time that cannot be believed, because of what else runs on the machine."""
+
+
+class _ShortError(_NoisyError):
+    """One that is short beside what its graphs take besides, on a quiet machine too."""
 
 
 def _record(job: Job, slices: Slices, session: Session, conditions: dict[str, Any]) -> Measurement:
@@ -91,7 +96,7 @@ def _record(job: Job, slices: Slices, session: Session, conditions: dict[str, An
     try:
         timing = summarize(np.array([weight for _, weight in job.terms]) @ seconds)
     except ValueError as error:
-        raise _NoisyError("too short to be told from the reorders of its ends") from error
+        raise _ShortError("too short to be told from the reorders of its ends") from error
     on = session.on
     record = job.subject.record(
         session.target,
@@ -109,8 +114,9 @@ def _record(job: Job, slices: Slices, session: Session, conditions: dict[str, An
         commit=device.commit(),
     )
     if not record.is_sharp:  # a difference of two times that scatter little may scatter much
-        raise _NoisyError(
-            f"its time is known to {50 * (record.high_s - record.low_s) / record.latency_s:.0f} percent either way in "
-            f"each of {TRIES} tries: it is short beside what else its graphs take, or the machine is under load"
+        width = 50 * (record.high_s - record.low_s) / record.latency_s
+        raise _ShortError(
+            f"its time is known to {width:.0f} percent either way in each of {TRIES} tries: too short beside what else "
+            "its graphs take"
         )
     return record

@@ -124,3 +124,14 @@ def test_a_column_without_time_moves_with_the_others():
 def test_times_must_be_positive(measured):
     with pytest.raises(ValueError, match="positive"):
         fit_factors(np.ones((len(measured), len(COLUMNS))), np.array(measured))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_to_choose_a_noise_stay_near_the_prior(count: int) -> None:
+    rng = np.random.default_rng(count)
+    columns_s = rng.uniform(1e-4, 1e-3, (count, len(COLUMNS)))
+    measured_s = 3 * columns_s.sum(axis=1)
+    prior = FactorPrior.of_cost_model()
+    chosen, noise = fit_factors(columns_s, measured_s, prior)
+    assert noise == max(NOISES)
+    np.testing.assert_allclose(chosen, fit_factors(columns_s, measured_s, prior, max(NOISES))[0])

@@ -63,6 +63,9 @@ def strict() -> Target:
         (Window((5, 5), groups=64), "", []),
         (Window((7, 7), groups=64), "", [("depthwise kernel at conv", 7, 5)]),
         (Window((3, 3), groups=8), "", [("channels per group at conv", 8, 1)]),
+        (Window((1, 1), groups=8), "", [("channels per group at conv", 8, 1)]),
+        (Window((2, 2), (2, 2), groups=8), "", [("channels per group at conv", 8, 1)]),
+        (Window((4, 4), (4, 4), groups=64), "", [("depthwise kernel at conv", 4, 3)]),
         (Window((3, 3)), "gelu", [("gelu is not supported at act", 1, 0)]),
     ],
 )

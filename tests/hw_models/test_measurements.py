@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,12 @@ def test_repetitions_that_agree_are_kept_once_the_last_one() -> None:
     assert [row.latency_s for row in parse_measurements(text, "x", "board")] == [pytest.approx(1.05e-3)]
 
 
+def test_repetitions_may_not_drift_apart() -> None:
+    rows = "".join(f"resnet18,224,fp32,{1.09**step:.6f}\n" for step in range(5))
+    with pytest.raises(MeasurementError, match="lines 2 and 4 disagree"):
+        parse_measurements("model,input_size,precision,latency_ms\n" + rows, "x", "board")
+
+
 _HEAD = "model,input_size,precision,latency_ms"
 
 
@@ -146,6 +153,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_bounds_must_hold_the_median() -> None:
     with pytest.raises(MeasurementError, match="low_s <= latency_s <= high_s"):
         Measurement("board", "a", "network", 8, "fp32", latency_s=3.0, low_s=1.0, high_s=2.0)
+    with pytest.raises(MeasurementError, match="low_s <= latency_s <= high_s"):
+        Measurement("board", "a", "network", 8, "fp32", latency_s=3.0, low_s=4.0)
+
+
+def test_a_time_is_sharp_when_its_interval_is_narrow_or_unknown() -> None:
+    known = Measurement("board", "a", "network", 8, "fp32", latency_s=1.0)
+    assert known.is_sharp
+    assert replace(known, low_s=0.81, high_s=1.2).is_sharp
+    assert not replace(known, low_s=0.79, high_s=1.2).is_sharp
 
 
 @pytest.mark.parametrize("name", [*list_packs(), *list_packs(held_out=True)])

@@ -244,3 +244,13 @@ EVERY_PRECISION = "w8a8 w4a8 w8a16 w4a16 w16a16 fp16"
 @pytest.mark.parametrize("name", list_targets())
 def test_a_device_computes_in_its_own_precisions(name: str) -> None:
     assert set(load_target(name).matrix.rates) == set(PRECISIONS.get(name, EVERY_PRECISION).split())
+
+
+def test_a_file_that_is_called_like_another_device_is_refused(tmp_path: Path) -> None:
+    """Calibrations, packs and other devices' factors are known by a target's name."""
+    text = (TARGETS_FOLDER / "hailo8.toml").read_text(encoding="utf-8")
+    (tmp_path / "hailo8.toml").write_text(text, encoding="utf-8")
+    assert load_target(tmp_path / "hailo8.toml") == load_target("hailo8")
+    (tmp_path / "hailo8.toml").write_text('like = "npu_40tops"', encoding="utf-8")
+    with pytest.raises(TargetError, match=r"hailo8 is a target that comes with nas.*such as my_hailo8\.toml"):
+        load_target(tmp_path / "hailo8.toml")

@@ -25,6 +25,8 @@ from nas.measure.peace import peace_s, warn_of_a_slow_machine
 from nas.measure.pool import Opened, Pool, Progress
 from nas.measure.records import MeasurementStore
 from nas.measure.run import LOSSES, groups, measure_jobs
+from nas.measure.session import Outcome, Session
+from nas.measure.turns import time_group
 from nas.progress import Narrator
 from nas.store import Store
 from nas.subjects import part_subject
@@ -40,6 +42,7 @@ def unexcited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.measure.timing.CALM", 1e9)
     monkeypatch.setattr("nas.measure.timing.NOISY", 1e9)
     monkeypatch.setattr("nas.measure.timing.SLICE_S", 1e-4)
+    monkeypatch.setattr("hw_models.measurements.WIDEST", 1e9)
 
 
 def _jobs(count: int) -> list[Job]:
@@ -195,11 +198,59 @@ def test_blocks_timed_by_another_method_are_not_joined(tmp_path: Path, monkeypat
         if job.is_chained
     ]  # fmt: skip
     store.put(before)
-    asked = {"target": "npu_40tops", "preset": "small", "budget": 8, "prepare_only": True}
+    asked = {"target": "npu_40tops", "preset": "small", "budget": 8}
     with pytest.raises(UsageError, match=r"blocks timed by 'alone', these are timed by .* --replace"):
         run_measuring(tmp_path, None, _QUIET, **asked)
-    run_measuring(tmp_path, None, _QUIET, replace=True, **asked)
+    with pytest.raises(UsageError, match="--prepare-only takes none"):
+        run_measuring(tmp_path, None, _QUIET, replace=True, prepare_only=True, **asked)
+    assert len(store.of("npu_40tops")) == len(before)
+    run_measuring(tmp_path, None, _QUIET, replace=True, minutes=1e-9, **asked)
     assert store.of("npu_40tops") == []
+
+
+class _Told:
+    """A runner of a graph whose times scatter by a share of them."""
+
+    def __init__(self, seed: int, base_s: float, scatter: float) -> None:
+        self._rng, self._base_s, self._scatter = np.random.default_rng(seed), base_s, scatter
+
+    def times_s(self, count: int) -> np.ndarray:
+        return self._base_s * (1 + self._scatter * self._rng.uniform(-1, 1, count))
+
+
+@pytest.mark.parametrize(("scatter", "believed"), [(1e-4, True), (0.1, False)])
+def test_a_difference_that_scatters_more_than_its_times_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scatter: float, believed: bool
+) -> None:
+    """Two graphs of a millisecond, of which each could be believed, and a block of 20 microseconds between them."""
+    monkeypatch.setattr("nas.measure.turns.REST_S", 0.0)
+    job = next(job for job in _jobs(1) if job.is_chained)
+    (alone, _), (chain, _) = job.terms
+    runners = {alone: _Told(0, 1e-3, scatter), chain: _Told(1, 1e-3 + (CHAIN - 1) * 2e-5, scatter)}
+    session = Session(CpuDevice(tmp_path), "core", dict, None, np.random.default_rng(0), Outcome())
+    records = list(time_group([job], Opened(runners), session, []))
+    assert bool(records) == believed
+    assert all(record.is_sharp and record.latency_s == pytest.approx(2e-5, rel=0.2) for record in records)
+    said = session.outcome.refused.get(name_of(job), "")
+    assert ("too short beside what else its graphs take" in said) != believed
+    assert not session.outcome.disturbed  # which does not mean that the machine is under load
+
+
+def test_times_that_are_hardly_known_are_taken_again(tmp_path: Path, unexcited: None, monkeypatch) -> None:
+    store, device, jobs = MeasurementStore(Store(tmp_path, create=True)), CpuDevice(tmp_path / "graphs"), _jobs(1)[:1]
+    (record,) = measure_jobs(jobs, device, "core", store, _QUIET).measured
+    store.put([replace(record, low_s=0.5 * record.latency_s, high_s=1.5 * record.latency_s)])
+    assert measure_jobs(jobs, device, "core", store, _QUIET).known == 1
+    monkeypatch.setattr("hw_models.measurements.WIDEST", 0.4)
+    assert measure_jobs(jobs, device, "core", store, _QUIET).known == 0
+
+
+def test_graphs_that_another_version_wrote_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (graph, _), *_ = _jobs(1)[0].terms
+    before = graph.file_name
+    assert before == graph.file_name
+    monkeypatch.setattr("nas.measure.jobs.writers", lambda: "ONNX Runtime 99")
+    assert graph.file_name != before
 
 
 class _Pooled(CpuDevice):

@@ -13,6 +13,7 @@ import pytest
 from hw_models import load_pack
 from nas.calibrate import run_calibration
 from nas.correlation import spearman
+from nas.errors import UsageError
 from nas.measure.records import MeasurementStore
 from nas.measure.verify import verification_text, verify_study
 from nas.progress import Narrator
@@ -29,6 +30,7 @@ def test_networks_of_a_front_are_measured_beside_their_predictions(
 ) -> None:
     monkeypatch.setattr("nas.measure.timing.CALM", 1e9)  # tests run on busy machines: every time is believed
     monkeypatch.setattr("nas.measure.timing.NOISY", 1e9)
+    monkeypatch.setattr("hw_models.measurements.WIDEST", 1e9)
     study = run_search(small_spec(), tmp_path, narrator=_QUIET)
     scored = [trial for trial in study.trials if trial.accuracy is not None]
     distinct = list({trial.architecture.key: trial for trial in scored}.values())[:4]
@@ -66,3 +68,11 @@ def test_networks_of_a_front_are_measured_beside_their_predictions(
         found = stored.calibration.held_out_s(f"{subject.name} {subject.input_size} fp32")
         assert row.predicted_s == pytest.approx(found)
         assert row.predicted_low_s <= row.predicted_s <= row.predicted_high_s
+
+    # A calibration that is no longer right is refused before the time it takes to measure.
+    monkeypatch.setattr("hw_models.calibration.COST_MODEL_VERSION", -1)
+    store = MeasurementStore(Store(tmp_path))
+    store.drop(store.of("epyc_zen3_core"))
+    with pytest.raises(UsageError, match="another version of the cost model"):
+        verify_study(study, _QUIET, target="epyc_zen3_core", precision="fp32")
+    assert store.of("epyc_zen3_core") == []

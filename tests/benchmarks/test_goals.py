@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.goals import least_variance, log_latency_vector, scatter
 from hw_models import estimate_part, load_target
 from hw_models.families import part_units
 from nas.bits import put_precision
 from nas.cost import part_workload
 from nas.measure.design import part_pool
-from nas.measure.goals import least_variance, log_latency_vector, scatter
 from search_spaces import load_space
 
 CORE = load_target("epyc_zen3_core")
