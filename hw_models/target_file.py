@@ -14,6 +14,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from hw_models.target import (
     VectorUnit,
 )
 from hw_models.target_text import TEXTS
-from hw_models.workload import DTYPE_BITS, MATRIX_KINDS, OP_KINDS
+from hw_models.workload import DTYPE_BITS, FUNCTIONS, MATRIX_KINDS, OP_KINDS
 
 TARGETS_FOLDER = Path(__file__).parent / "targets"
 
@@ -133,8 +134,13 @@ def _inherit(where: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     parent_data = tomllib.loads((TARGETS_FOLDER / f"{parent}.toml").read_text(encoding="utf-8"))
     if "like" in parent_data:
         parent_data = dict(_inherit(where, parent_data))
-    # A likeness is no kinship, and no claim.
-    parent_data = {**parent_data, "stack": UNKNOWN_STACK, "accuracy": f"not compared with measurements; like {parent}"}
+    # A likeness is no kinship, no claim, and no description.
+    parent_data = {
+        **parent_data,
+        "stack": UNKNOWN_STACK,
+        "accuracy": f"not compared with measurements; like {parent}",
+        "description": f"as {parent}, but for what its own file says",
+    }
     return _merge({key: value for key, value in data.items() if key != "like"}, parent_data, parent)
 
 
@@ -155,8 +161,14 @@ def _attribute(value: Any, name: str) -> Any:
     if "source" not in value:
         return {key: _attribute(inner, name) for key, inner in value.items()}
     source = str(value["source"])
-    inherited = source if source.startswith("estimated: as ") else f"estimated: as {name} ({source})"
+    inherited = source if source.startswith(_inherited_before()) else f"estimated: as {name} ({source})"
     return {**value, "source": inherited}
+
+
+@cache
+def _inherited_before() -> tuple[str, ...]:
+    """How a source begins that names the target it comes from already."""
+    return tuple(f"estimated: as {known} (" for known in list_targets())
 
 
 def _toml_problem(path: Path, error: tomllib.TOMLDecodeError) -> str:
@@ -296,11 +308,29 @@ def _check_keys(where: str, section: str, table: Mapping[str, Any], known: tuple
             raise TargetError(f"{where}: unknown key {prefix}{key}; {_RENAMED.get(f'{prefix}{key}', hint)}")
     for key in known:
         if key not in table:
-            raise TargetError(f"{where}: missing key {prefix}{key}; add it (npu_40tops.toml shows every key)")
+            raise TargetError(
+                f"{where}: missing key {prefix}{key}; add it, or begin with like = 'npu_40tops', whose values stand "
+                "for what is missing"
+            )
+
+
+def _check_words(where: str, target: Target) -> None:
+    """Op kinds, functions or both, in values that list some: a word that is none would do nothing."""
+    runtime = target.runtime
+    lists = {f"runtime.{name}": getattr(runtime, name) for name in ("float_ops", "split", "joins", "float_joins")}
+    for key, words in (lists | {"legality.unsupported": target.legality.unsupported}).items():
+        for word in words:
+            kind, dot, function = word.partition(".")
+            whole = word in OP_KINDS or word in FUNCTIONS or (dot and kind in OP_KINDS and function in FUNCTIONS)
+            if not whole and not (word == "all" and key == "runtime.joins"):
+                near = difflib.get_close_matches(word, [*OP_KINDS, *sorted(FUNCTIONS)], n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"op kinds are {', '.join(OP_KINDS)}"
+                raise TargetError(f"{where}: {key} has {word!r}, which is neither an op kind nor a function; {hint}")
 
 
 def _check_tables(where: str, target: Target) -> None:
     """Rules that concern several values at once."""
+    _check_words(where, target)
     for kind, meaning in _REQUIRED_CYCLES.items():
         if kind not in target.vector.cycles_per_element:
             raise TargetError(f"{where}: missing key vector.cycles_per_element.{kind}; add the cycles of {meaning}")

@@ -40,6 +40,15 @@ OP_KINDS: Mapping[str, str] = {
 }
 """Every kind of op a workload may hold, with its meaning."""
 
+_FUNCTIONS = """
+    abs add addcmul avg batchnorm bias clamp clone compare concat cos cumsum dequantize div elu erf exp flip fold gelu
+    grid_sample group hardsigmoid hardswish layer leaky_relu lerp log logsumexp max mean min mish mul neg norm pad
+    pixel_shuffle pixel_unshuffle pow quantize reciprocal relu relu6 repeat rms roll rsqrt select shuffle sigmoid silu
+    sin slice softplus sqrt square sub sum tanh unfold var
+"""
+FUNCTIONS = frozenset(_FUNCTIONS.split())
+"""Every name that `Op.function` may have."""
+
 MATRIX_KINDS = frozenset({"conv", "linear", "matmul"})
 
 

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from nas.calibrate import calibration_text, run_calibration
     from nas.cost_text import comparison_text, cost_lines, costing, ops_csv, plot_one, report_text
     from nas.dashboard import show_dashboard
-    from nas.describe import describe_spaces, describe_studies, describe_target, describe_targets, version
+    from nas.describe import (
+        describe_spaces,
+        describe_studies,
+        describe_target,
+        describe_targets,
+        target_lines,
+        version,
+    )
     from nas.errors import Interrupted, NasError, NothingFeasible, UsageError
     from nas.export_study import export_trials
     from nas.files import write_whole
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from nas.measure.ask import run_measuring
     from nas.measure.gap import gap_text, measure_gap
     from nas.measure.plan import write_plan
-    from nas.measure.table import export_measurements, import_measurements
+    from nas.measure.table import drop_measurements, export_measurements, import_measurements
     from nas.measure.text import measured_text
     from nas.measure.verify import verification_text, verify_study
     from nas.objectives import OBJECTIVES
@@ -56,6 +63,7 @@ _HOME = {
     "describe_studies": "nas.describe",
     "describe_target": "nas.describe",
     "describe_targets": "nas.describe",
+    "drop_measurements": "nas.measure.table",
     "export_measurements": "nas.measure.table",
     "export_trials": "nas.export_study",
     "finalists_rows": "nas.finalists_report",
@@ -95,6 +103,7 @@ _HOME = {
     "suggestion_csv": "nas.suggest",
     "suggestion_text": "nas.suggest",
     "survey_text": "nas.survey",
+    "target_lines": "nas.describe",
     "verification_text": "nas.measure.verify",
     "verify_study": "nas.measure.verify",
     "version": "nas.describe",
@@ -120,6 +129,7 @@ __all__ = [
     "describe_studies",
     "describe_target",
     "describe_targets",
+    "drop_measurements",
     "export_measurements",
     "export_trials",
     "finalists_rows",
@@ -159,6 +169,7 @@ __all__ = [
     "suggestion_csv",
     "suggestion_text",
     "survey_text",
+    "target_lines",
     "verification_text",
     "verify_study",
     "version",

@@ -173,7 +173,7 @@ def describe(name: str, args: tuple[Any, ...], output: Tensor) -> Description | 
     if name in GATHERS:
         return Description("gather")
     if name in RESIZES:
-        return Description("resize")
+        return Description("resize", "grid_sample" if name == "grid_sampler_2d" else "")
     if name in POOLS:
         return Description("pool", POOLS[name], window=_pool_window(args), extent=prod(_pair(args[1])))
     if name in ADAPTIVE_POOLS:

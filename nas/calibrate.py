@@ -41,6 +41,13 @@ from nas.subjects import measured_workload
 Array = NDArray[np.float64]
 
 
+STRANGE = 20.0
+"""Times this much longer or shorter than the cost model has them are hardly the device's: a wrong unit, most often."""
+
+WORSE = 1.5
+"""So many times the error of the version before, and it is said."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a calibration came to. stored: None when there was nothing to learn from, and why is in `report`."""
@@ -78,12 +85,31 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
                 update(number, len(records), record.subject)
                 things.append(record_units(record, target))
         samples = Samples.of(things, [record.latency_s for record in records])
+        _warn_of_a_unit(samples, target.name, narrator)
         prior = known.prior if known is not None else FactorPrior.of_cost_model()
         narrator.say(f"fitting {len(records)} measurements of {target.name}")
         names = [sample_name(record) for record in records]
         calibration, predictor = measured_calibration(target, _about(records), samples, prior, batch, names)
-        report = scores(records, samples, predictor, prior)
+        report = scores(records, samples, predictor, prior) | _before(
+            calibrations.newest(target.name, batch), calibration
+        )
         return Outcome(calibrations.put(calibration, report), report)
+
+
+def _warn_of_a_unit(samples: Samples, target: str, narrator: Narrator) -> None:
+    ratio = float(np.median(samples.measured_s / samples.prior_s))
+    if not 1 / STRANGE < ratio < STRANGE:
+        off = f"{ratio:.3g} times as long as" if ratio > 1 else f"{1 / ratio:.3g} times shorter than"
+        narrator.warn(
+            f"half of the times of {target} are more than {off} predicted: is their unit right, and the target's file?"
+        )
+
+
+def _before(newest: Stored | None, calibration: Calibration) -> dict[str, Any]:
+    """What of the report is about the version before, where that was another one of measurements."""
+    if newest is None or newest.calibration.identity == calibration.identity or "spearman" not in newest.report:
+        return {}
+    return {"before": newest.name, "mean_absolute_log_error_before": newest.report["mean_absolute_log_error"]}
 
 
 def sample_name(record: Measurement) -> str:
@@ -354,9 +380,16 @@ def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str
                 "CAUTION: it orders the held-out measurements worse than the cost model does: look at the worst below "
                 "for mistakes in the measurements, or add more"
             )
+        if report["mean_absolute_log_error"] > WORSE * report.get("mean_absolute_log_error_before", np.inf):
+            before = report["before"]
+            lines.append(
+                f"CAUTION: {before} had a mean error of {report['mean_absolute_log_error_before']:.1%}: look at the "
+                f"worst below, take out what is wrong with `nas measure drop`, or go on with --calibration {before}"
+            )
         for row in report["worst"]:
             ratio = row["measured_over_predicted"]
-            lines.append(f"  {row['name']} at {row['input_size']} in {row['precision']}: {ratio:.2f} x predicted")
+            model = row["name"] if row["name"] == row["subject"] else f"{row['name']} ({row['subject']})"
+            lines.append(f"  {model} at {row['input_size']} in {row['precision']}: {ratio:.2f} x predicted")
     if stored.calibration.batch == 1:
         lines.append(f"`nas search --target {target or report['target']}{where}` uses it from now on")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from nas.errors import UsageError
 from nas.problem import find_target, space_of
 from nas.spec import STUDIES, SpaceSpec, list_studies
 from nas.store import Store, StudyRecord
+from nas.units import BYTES, format_quantity
 from search_spaces.menu import MENU
 from search_spaces.metaformer import PRESETS, SPACES
 
@@ -45,13 +47,47 @@ def describe_spaces(name: str | None, preset: str | None, granularity: str) -> l
 
 
 def describe_targets() -> list[dict[str, Any]]:
-    """Name, title and precisions of every accelerator that ships."""
+    """Name, title, kind, precisions and sizes of every accelerator that ships. peak_macs_per_s: at the fastest one."""
     from hw_models import list_targets
 
     shipped = {name: find_target(name) for name in list_targets()}
     return [
-        {"name": name, "title": target.title, "precisions": list(target.matrix.rates)}
+        {
+            "name": name,
+            "title": target.title,
+            "kind": target.kind,
+            "peak_macs_per_s": target.matrix.peak_macs_per_s * max(target.matrix.rates.values()),
+            "onchip_bytes": target.memory.onchip_bytes,
+            "dram_bytes_per_s": target.memory.dram_bytes_per_s,
+            "precisions": list(target.matrix.rates),
+        }
         for name, target in shipped.items()
+    ]
+
+
+def target_lines(described: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line per target: name, kind, operations a second at its fastest, memory on chip and bandwidth behind it."""
+    rows = [
+        (
+            target["name"],
+            target["kind"],
+            f"{2 * target['peak_macs_per_s'] / 1e12:.3g} TOPS",
+            f"{format_quantity(target['onchip_bytes'], BYTES)} on chip",
+            f"{format_quantity(target['dram_bytes_per_s'], BYTES)}/s",
+            f"{target['title']} ({', '.join(target['precisions'])})",
+        )
+        for target in described
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = (False, False, True, True, True)
+    return [
+        "  ".join(
+            [
+                *(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row[:-1], widths[:-1], right, strict=True)),
+                row[-1],
+            ]
+        )
+        for row in rows
     ]
 
 

@@ -86,7 +86,8 @@ def suggest_measurements(
     points = np.array([_point(subject.record(target.name, p, 1.0, batch=batch), target) for subject, p in candidates])
     seen = np.array([_point(record, target) for record in known]).reshape(len(known), len(COLUMNS) + len(FEATURES))
     chosen = least_sure(points, seen, count)
-    return [_row(*candidates[index], batch, sigma) for index, sigma in chosen]
+    place = f"{made.name}/{made.preset}"
+    return [_row(*candidates[index], batch, sigma) | {"space": place} for index, sigma in chosen]
 
 
 def least_sure(points: Array, seen: Array, count: int) -> list[tuple[int, float]]:
@@ -150,6 +151,8 @@ def suggestion_text(rows: Sequence[dict[str, Any]], target: str, table: Path | N
             f"{row['model']}  {what:<14} {described['channels']} channels at {row['input_size']} in {row['precision']}"
             f"  (unsure by {row['uncertainty']:.0%} at least)"
         )
+    if rows:
+        lines.insert(0, f"blocks of {rows[0]['space']}, the most telling first (others: --space, --preset)")
     return "\n".join([*lines, *_how_to_time(target, rows[0]["batch"] if rows else 1, table, where)])
 
 

@@ -25,6 +25,7 @@ from nas.errors import UsageError
 from nas.latency import calibrated
 from nas.measure.jobs import LED
 from nas.measure.records import MeasurementStore
+from nas.measure.table import drop_measurements
 from nas.population import PopulationCost, genes_of
 from nas.problem import pose
 from nas.progress import Narrator
@@ -242,6 +243,39 @@ def test_a_risk_that_so_few_measurements_cannot_tell_of_is_refused_at_once(folde
     arch = space.decode(space.sample(np.random.default_rng(0)))
     summary = latencies[TARGET].summary(cost_architecture(arch, targets[TARGET], 10).parts)
     assert summary["latency_s"] > summary["latency_expected_s"]
+
+
+def test_a_version_that_is_much_worse_than_the_one_before_says_so(tmp_path, records):
+    where = put(tmp_path, records[:12])
+    good = run_calibration(TARGET, where, None, Narrator(quiet=True))
+    assert "before" not in good.report
+    wrong = [
+        replace(record, latency_s=factor * record.latency_s)
+        for record, factor in zip(records[12:], (9, 0.1), strict=False)
+    ]
+    text = calibration_text(run_calibration(TARGET, put(where, wrong), None, Narrator(quiet=True)))
+    assert f"CAUTION: {TARGET}#1 had a mean error of" in text
+    assert f"--calibration {TARGET}#1" in text
+    assert all(record.subject in text for record in wrong)  # by the name that drops it
+    with pytest.raises(UsageError, match="say which measurements to drop"):
+        drop_measurements(TARGET, (), where, None)
+    with pytest.raises(UsageError, match="no measurement of block:0 on npu_40tops"):
+        drop_measurements(TARGET, ("block:0",), where, None)
+    assert len(drop_measurements(TARGET, [record.subject for record in wrong], where, None)) == 2
+    again = run_calibration(TARGET, where, None, Narrator(quiet=True))
+    assert again.stored.calibration.identity == good.stored.calibration.identity
+    assert len(drop_measurements(TARGET, (), where, None, every=True)) == 12
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_times_in_a_wrong_unit_are_noticed(tmp_path, records, factor):
+    strange = [replace(record, latency_s=factor * record.latency_s) for record in records]
+    heard = Heard()
+    run_calibration(TARGET, put(tmp_path, strange), None, heard)
+    assert any("is their unit right" in line for line in heard.said)
+    heard = Heard()
+    run_calibration(TARGET, put(tmp_path / "right", records), None, heard)
+    assert not any("is their unit right" in line for line in heard.said)
 
 
 def test_equal_times_leave_no_rank_to_report(tmp_path, records):

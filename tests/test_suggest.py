@@ -72,13 +72,13 @@ def test_suggestions_are_timed_on_what_the_target_is(folder, tmp_path):
     table = tmp_path / "next.csv"
     for name in list_targets():
         device = {"cpu": "cpu", "gpu": "cuda"}.get(load_target(name).kind)
-        lines = suggestion_text(rows, name, table, " --dir here").splitlines()[1:]
+        lines = suggestion_text(rows, name, table, " --dir here").splitlines()[2:]
         here = f"nas measure --device {device} --from {table} --target {name} --dir here"
         assert [here in line for line in lines if "--device" in line] == [True] * (device is not None), lines
         is_met = name in {"epyc_zen3_core", "epyc_zen5_core", "h100", "h200"}
         plan = f"nas measure plan --from {table} --target {name} --out"
         assert [plan in line for line in lines if "plan" in line] == [True] * (not is_met), lines
-        (at_64,) = suggestion_text([row | {"batch": 64} for row in rows], name, table).splitlines()[1:]
+        (at_64,) = suggestion_text([row | {"batch": 64} for row in rows], name, table).splitlines()[2:]
         assert ("--device" in at_64, "leave out --batch" in at_64) == (device is not None, device is None)
 
 

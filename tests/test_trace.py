@@ -10,7 +10,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hw_models import Workload
+from hw_models import Workload, estimate, load_target
+from hw_models.workload import FUNCTIONS
+from nas import aten
+from nas.bits import put_precision
 from nas.trace import TraceError, trace_module
 from search_spaces.layers import MatMul
 
@@ -267,3 +270,28 @@ def test_a_module_that_nobody_registered_has_the_role_of_the_one_that_calls_it()
     with torch.device("meta"):
         workload = trace_module(nn.Sequential(Outer()).eval(), [(1, 4)])
     assert [(op.role, op.module) for op in workload.ops] == [("accumulator", "0")]
+
+
+def test_functions_are_those_that_targets_may_name() -> None:
+    tables = (
+        aten.ACTIVATIONS,
+        aten.ARITHMETIC,
+        aten.REDUCTIONS,
+        aten.POOLS,
+        aten.ADAPTIVE_POOLS,
+        aten.COPIES,
+        aten.ALIASES,
+    )
+    assert set().union(*(table.values() for table in tables)) <= FUNCTIONS
+
+
+def test_sampling_at_points_is_told_from_resizing() -> None:
+    """Devices lack it that resize."""
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            grid = x[:, :2].permute(0, 2, 3, 1)
+            return nn.functional.grid_sample(x, grid, align_corners=False)
+
+    report = estimate(put_precision(_trace(Net(), (1, 4, 6, 6)), "w8a8"), load_target("ethos_u85_2048"))
+    assert any("grid_sample is not supported" in violation.what for violation in report.violations)

@@ -46,8 +46,7 @@ def targets(context: click.Context, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(listed, indent=2))
         else:
-            for target in listed:
-                click.echo(f"{target['name']}  {target['title']}  ({', '.join(target['precisions'])})")
+            click.echo("\n".join(nas.target_lines(listed)))
 
 
 @targets.command("show")

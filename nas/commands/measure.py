@@ -127,6 +127,18 @@ def import_(table: Path, target: str, replace: bool, folder: Path, url: str | No
         narrator.warn(f"no target {done.target} comes with nas: a file {own} must describe it (see `nas targets`)")
 
 
+@measure.command("drop")
+@click.option("--target", required=True, help="The device they are of: a target's name or TOML file.")
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="As the table calls it: a network or a block.")
+@click.option("--all", "every", is_flag=True, help="All measurements of the device.")
+@FOLDER
+@STORAGE
+def drop_(target: str, models: tuple[str, ...], every: bool, folder: Path, url: str | None) -> None:
+    """Remove measurements that are wrong from the database; `nas calibrate` then makes a version without them."""
+    dropped = nas.drop_measurements(target, models, folder, url, every=every)
+    click.echo(f"{len(dropped)} measurements dropped")
+
+
 @measure.command()
 @click.option("--target", help="Target that describes the GPU; found by itself for known ones.")
 @SPACE

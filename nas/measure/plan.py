@@ -112,7 +112,7 @@ def write_plan(
             if line.files == 2:
                 line.write(folder / _qdq(line.file), "w8a8")
         (folder / TABLE).write_text(_table(lines), encoding="utf-8")
-        (folder / "README.md").write_text(_readme(target_name(target), lines), encoding="utf-8")
+        (folder / "README.md").write_text(_readme(target, lines), encoding="utf-8")
         update(len(lines), len(lines), "")
     return out.absolute()
 
@@ -180,6 +180,8 @@ def _table(lines: Sequence[_Line]) -> str:
 
 
 def _readme(target: str, lines: Sequence[_Line]) -> str:
+    """target: as the user named it; a file is named so that it is found from anywhere."""
+    named = Path(target).resolve() if target.endswith(".toml") else target
     blocks = sum(line.subject.kind == "block" for line in lines) // 2
     networks = sum(line.subject.kind == "network" for line in lines)
     note = "Weights are random: they do not change the time, but the outputs mean nothing."
@@ -188,7 +190,7 @@ def _readme(target: str, lines: Sequence[_Line]) -> str:
     if "w8a8" in precisions:
         note = f"""Beside each float file lies the same graph with QuantizeLinear and DequantizeLinear pairs
 (`-qdq.onnx`), for compilers that take a quantized graph. Use one of the two for all files. {note}"""
-    return f"""# What to time on {target}
+    return f"""# What to time on {target_name(target)}
 
 {blocks} blocks and {networks} networks, chosen so that their times tell most about the rest.
 
@@ -203,7 +205,7 @@ def _readme(target: str, lines: Sequence[_Line]) -> str:
    of the block inside a network: what both files pay (the call, the convolution, the map's way in and out) is not
    in it.
 5. Keep all other columns as they are, and hand the table back:
-   `nas measure import {TABLE} --target {target}`
+   `nas measure import {TABLE} --target {named}` (and `--dir` where your studies do not lie in `./nas_runs`)
 
 {note}
 """

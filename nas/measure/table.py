@@ -105,6 +105,28 @@ def export_measurements(folder: Path, url: str | None, target: str | None = None
     return measurements_csv(records)
 
 
+def drop_measurements(
+    target: str, models: Sequence[str], folder: Path, url: str | None, *, every: bool = False
+) -> list[Measurement]:
+    """Remove the measurements of these models of a target from the database, or `every` one; those that were removed.
+
+    Raises UsageError when it has none of a model, and unless either models or `every` is given.
+    """
+    if bool(models) == every:
+        raise UsageError("say which measurements to drop: --model NAME, as in the table, or --all")
+    name = target_name(target)
+    with closing(Store(folder, url)) as opened:
+        store = MeasurementStore(opened)
+        own = store.of(name)
+        known = list(dict.fromkeys(record.subject for record in own))
+        if missing := [model for model in models if model not in known]:
+            hint = suggestion(missing[0], known) if known else "it has none"
+            raise UsageError(f"{store.url} has no measurement of {missing[0]} on {name}; {hint}")
+        dropped = [record for record in own if every or record.subject in models]
+        store.drop(dropped)
+    return dropped
+
+
 def check_measured(record: Measurement) -> None:
     """As `check_subject`; a block must also be the one that its name says. Raises UsageError."""
     check_subject(record)

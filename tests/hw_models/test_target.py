@@ -254,3 +254,32 @@ def test_a_file_that_is_called_like_another_device_is_refused(tmp_path: Path) ->
     (tmp_path / "hailo8.toml").write_text('like = "npu_40tops"', encoding="utf-8")
     with pytest.raises(TargetError, match=r"hailo8 is a target that comes with nas.*such as my_hailo8\.toml"):
         load_target(tmp_path / "hailo8.toml")
+
+
+@pytest.mark.parametrize(
+    ("key", "words", "said"),
+    [
+        ("legality.unsupported", ["gelu", "softmaxx"], "has 'softmaxx', which is neither an op kind .* 'softmax'"),
+        ("legality.unsupported", ["reduce.meen"], "'reduce.meen'"),
+        ("legality.unsupported", ["all"], "'all'"),
+        ("runtime.float_ops", ["norms"], "did you mean 'norm'"),
+    ],
+)
+def test_words_that_name_no_op_are_refused(tmp_path: Path, key: str, words: list[str], said: str) -> None:
+    section, name = key.split(".")
+    text = f'like = "npu_40tops"\n[{section}]\n{name} = {{ value = {words!r}, source = "data sheet" }}\n'
+    (tmp_path / "my.toml").write_text(text.replace("'", '"'), encoding="utf-8")
+    with pytest.raises(TargetError, match=said):
+        load_target(tmp_path / "my.toml")
+
+
+def test_what_is_inherited_says_so(tmp_path: Path) -> None:
+    """Descriptions of the parent, and sources that speak of it, would be taken for the file's own."""
+    (tmp_path / "my.toml").write_text('like = "npu_40tops"', encoding="utf-8")
+    target, parent = load_target(tmp_path / "my.toml"), load_target("npu_40tops")
+    assert parent.description not in target.description
+    assert "npu_40tops" in target.description
+    assert target.sources.keys() == parent.sources.keys()
+    assert all(source.startswith("estimated: as npu_40tops (") for source in target.sources.values())
+    grandchild = load_target("hailo8l")  # of one that is itself like another
+    assert not any(source.count("estimated: as npu_40tops (") > 1 for source in grandchild.sources.values())
