@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.agreement import PRECISIONS, Row, read_groups, spearman, target_of
 from benchmarks.provenance import provenance, write_result
 from hw_models import Workload, estimate_part, load_target
+from hw_models.estimate import COST_MODEL_VERSION
 from hw_models.factors import fit_factors, robust_error
 from hw_models.families import network_units
 from hw_models.predictor import LEAST_SAMPLES, fit_blend, fit_predictor
@@ -286,6 +287,7 @@ def main() -> None:
     )
     if args.pack is not None:
         meta = {"made by": "benchmarks.published_latency", **provenance()}
+        meta["cost_model_version"] = COST_MODEL_VERSION
         data = {"_meta": meta, "devices": [one.to_dict() for one in devices]}
         args.pack.mkdir(parents=True, exist_ok=True)
         (args.pack / "published_factors.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -20,6 +20,9 @@ from typing import Any
 PRECISIONS = ("fp32", "fp16", "bf16", "w8a8", "w8a16", "w4a8", "w4a16", "w16a16")
 """Number formats a measurement may name; "int8" is read as w8a8."""
 
+OWN = "own"
+"""Instead of a number format: the network runs at the bits that it was exported with, which may differ by layer."""
+
 KINDS = ("network", "block")
 
 LATENCY_UNITS = {"latency_s": 1.0, "latency_ms": 1e-3, "latency_us": 1e-6}
@@ -81,7 +84,7 @@ class Measurement:
             raise MeasurementError("a measurement needs the name of a model and of a target")
         if self.kind not in KINDS:
             raise MeasurementError(f"kind must be 'network' or 'block', but is {self.kind!r}")
-        if self.precision not in PRECISIONS:
+        if self.precision not in (*PRECISIONS, *([OWN] if self.kind == "network" else ())):
             raise MeasurementError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
         if not (math.isfinite(self.latency_s) and self.latency_s > 0):
             raise MeasurementError(f"a latency must be positive, but is {self.latency_s:g} s")

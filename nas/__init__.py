@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nas.measure.plan import write_plan
     from nas.measure.table import drop_measurements, export_measurements, import_measurements
     from nas.measure.text import measured_text
-    from nas.measure.verify import verification_text, verify_study
+    from nas.measure.verify import verification_text, verify_board, verify_study
     from nas.objectives import OBJECTIVES
     from nas.picture import picture_form, write_picture
     from nas.progress import Narrator
@@ -105,6 +105,7 @@ _HOME = {
     "survey_text": "nas.survey",
     "target_lines": "nas.describe",
     "verification_text": "nas.measure.verify",
+    "verify_board": "nas.measure.verify",
     "verify_study": "nas.measure.verify",
     "version": "nas.describe",
     "write_picture": "nas.picture",
@@ -171,6 +172,7 @@ __all__ = [
     "survey_text",
     "target_lines",
     "verification_text",
+    "verify_board",
     "verify_study",
     "version",
     "write_picture",

@@ -36,7 +36,7 @@ from nas.measure.timing import CALM
 from nas.problem import find_target
 from nas.progress import Narrator
 from nas.store import Store
-from nas.subjects import measured_workload
+from nas.subjects import measured_parts, measured_workload
 
 Array = NDArray[np.float64]
 
@@ -246,9 +246,9 @@ def record_units(record: Measurement, target: Target) -> Units:
     """What was measured, as pieces of predicted time. A block was timed without a network's start, and, if it can be
     chained, with the weights of the chain beside its own.
     """
-    workload = put_precision(measured_workload(record), costed_precision(record.precision))
     if record.kind == "network":
-        return network_units([estimate_part(workload, target)], target)
+        return network_units(measured_parts(record, target), target)
+    workload = put_precision(measured_workload(record), costed_precision(record.precision))
     part = estimate_part(workload, target, (False, False))
     copies = CHAIN if is_chained(record.described()) else 1
     return part_units(part, streamed_share(copies * part.weight_bytes, target))

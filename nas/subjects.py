@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hw_models import Workload
-from hw_models.measurements import Measurement
-from nas.cost import check_timm_name, is_onnx, onnx_workload, part_workload, timm_model, timm_workload
+from hw_models import PartCost, Target, Workload, estimate_part
+from hw_models.measurements import OWN, PRECISIONS, Measurement
+from nas.bits import costed_precision, put_precision
+from nas.cost import check_timm_name, is_onnx, onnx_workload, part_costs, part_workload, timm_model, timm_workload
 from nas.errors import UsageError
 from nas.timm_parts import TimmPart
 from nas.trace import TraceError, trace_module
@@ -26,7 +27,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.layers import ConvNorm
 from search_spaces.mixers import MIXERS
 from search_spaces.network import Head, MetaFormerBlock, build_network, fold, fold_
-from search_spaces.parts import NetworkPart
+from search_spaces.parts import NetworkPart, network_parts
 from search_spaces.stems import Stem
 
 
@@ -194,6 +195,32 @@ def measured_workload(record: Measurement) -> Workload:
         raise UsageError(str(error)) from error
 
 
+def measured_parts(record: Measurement, target: Target) -> list[PartCost]:
+    """A measured network as the cost model has it on a target, at the precision it was measured in.
+
+    Raises UsageError as `measured_workload`, and when it has no bits of its own to be measured at.
+    """
+    if record.precision != OWN:
+        workload = put_precision(measured_workload(record), costed_precision(record.precision))
+        return [estimate_part(workload, target)]
+    if is_onnx(record.subject):
+        return [estimate_part(measured_workload(record), target)]
+    arch, num_classes, in_chans = own_architecture(record)
+    return part_costs(list(network_parts(arch, num_classes, in_chans)), arch, target, batch=record.batch)
+
+
+def own_architecture(record: Measurement) -> tuple[Architecture, int, int]:
+    """(architecture, classes, input channels) of a measured network of a space. Raises UsageError for any other."""
+    if record.kind == "network" and record.description:
+        return described_network(record.description, record.input_size)
+    if record.kind == "network" and is_exported(record.subject):
+        return exported_network(Path(record.subject), record.input_size)
+    raise UsageError(
+        f"{record.subject} has no bits of its own: precision {OWN!r} is for what `nas export` wrote and for ONNX files "
+        f"with quantizers; name one of {', '.join(PRECISIONS)}"
+    )
+
+
 def exported_network(folder: Path, resolution: int | None = None) -> tuple[Architecture, int, int]:
     """(architecture, classes, input channels) of a folder that `nas export` wrote. Raises UsageError."""
     try:
@@ -215,8 +242,12 @@ def check_subject(record: Measurement) -> None:
     elif record.description:
         described_network(record.description)
     elif is_onnx(record.subject):
-        measured_workload(record)
+        workload = measured_workload(record)
+        if record.precision == OWN and not workload.tensors[0].dtype:
+            raise UsageError(f"{record.subject} has no quantizers, so no bits of its own; name its precision")
     elif is_exported(record.subject):
         exported_network(Path(record.subject))
     else:
         check_timm_name(record.subject)
+        if record.precision == OWN:
+            own_architecture(record)

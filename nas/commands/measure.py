@@ -168,7 +168,9 @@ def gap(as_json: bool, quiet: bool, precisions: str, **asked: Any) -> None:
 @MODELS
 @click.option("--budget", type=int, help="Blocks; each is two files.  [default: 20]")
 @click.option("--networks", type=int, help="Whole networks to draw from the space.  [default: 5]")
-@click.option("--precision", help="In which the device shall run them.  [default: w8a8]")
+@click.option(
+    "--precision", help="In which the device shall run them; own: exported folders at their own bits.  [default: w8a8]"
+)
 @WANTED
 @SEED
 @click.option("--force", is_flag=True, help="Replace what is there.")

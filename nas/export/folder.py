@@ -10,6 +10,9 @@ from pathlib import Path
 
 from nas.errors import NasError, UsageError
 
+QDQ_FILE = "model_qdq.onnx"
+"""In the folder of an exported network: the network at its own bits."""
+
 
 def refuse_to_replace(out: Path, *, force: bool) -> None:
     """Raises UsageError when `out` exists and `force` is False."""

@@ -15,7 +15,7 @@ from nas.accuracy import Accuracy, Kind, image_batches, measure, predict, spread
 from nas.data.bundle import DataBundle, ImageSource
 from nas.errors import NasError
 from nas.export.card import Findings, card
-from nas.export.folder import whole_folder
+from nas.export.folder import QDQ_FILE, whole_folder
 from nas.export.macs import count_macs
 from nas.export.onnx_files import write_float_onnx, write_qdq_onnx
 from nas.export.timm_package import write_timm_package
@@ -87,7 +87,7 @@ def export_network(
             reports = {target: report.to_dict() for target, report in costs.items()}
             (folder / "cost.json").write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
             write_float_onnx(folder / "model.onnx", prepared.folded, shape)
-            write_qdq_onnx(folder / "model_qdq.onnx", prepared.quantized, shape)
+            write_qdq_onnx(folder / QDQ_FILE, prepared.quantized, shape)
             findings = _verify(folder, name, prepared, bundle.val, shape, selected_by, kind, val_images, batch_size)
         except SafetensorError as error:
             raise NasError(f"cannot write {out} ({error}); free some space or use another folder") from error
@@ -125,7 +125,7 @@ def _verify(
                 f"{FLOAT_TOLERANCE:.0e}; nothing was exported"
             )
     agreement = compare_quantized(
-        prepared.quantized, folder / "model_qdq.onnx", image_batches(val, rows, resolution, batch_size), kind, "val"
+        prepared.quantized, folder / QDQ_FILE, image_batches(val, rows, resolution, batch_size), kind, "val"
     )
     if not agreement.within_tolerance:
         raise NasError(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from hw_models.measurements import PRECISIONS
+from hw_models.measurements import OWN, PRECISIONS
 from nas.bits import costed_precision
 from nas.errors import UsageError
-from nas.export.folder import whole_folder
+from nas.export.folder import QDQ_FILE, whole_folder
 from nas.interrupt import deferred_interrupt
 from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, space_of, target_name
 from nas.measure.design import draw_networks
@@ -56,7 +57,11 @@ class _Line:
         return 2 if self.precision == "w8a8" else 1
 
     def write(self, path: Path, precision: str) -> None:
-        """Its graph, as `nas measure` times it here."""
+        """Its graph, as `nas measure` times it here; as it was exported, where it runs at bits of its own."""
+        if self.precision == OWN:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(self.subject.name) / QDQ_FILE, path)
+            return
         write_graph(path, self.subject, precision, self.copies or 1, led=self.copies > 0)
 
 
@@ -79,23 +84,27 @@ def write_plan(
 
     target: whose cost model chooses the blocks: a built-in target or a TOML file. blocks, networks: how many to
     choose, 20 and 5 by default. precision: in which the device shall run them, w8a8 by default; for that each file is
-    also there in integer arithmetic (QDQ). wanted: a table of suggested blocks, which then are the blocks, in the
-    precisions that it names; networks are then added only where asked for.
+    also there in integer arithmetic (QDQ). "own": exported folders at their own bits, in the files that were exported.
+    wanted: a table of suggested blocks, which then are the blocks, in the precisions that it names; networks are then
+    added only where asked for.
     The folder appears whole or not at all. Raises UsageError for what does not exist, or when `out` does and `force`
     is False.
     """
     described, made = find_target(target), space_of(space, preset)
     suggested = [] if wanted is None else _suggested(wanted, blocks, precision)
     own = precision or (suggested[0][1] if suggested else "w8a8")
-    if own not in PRECISIONS:
-        raise UsageError(f"unknown precision {own!r}; known: {', '.join(PRECISIONS)}")
+    if own not in (*PRECISIONS, OWN):
+        raise UsageError(f"unknown precision {own!r}; known: {', '.join(PRECISIONS)}, {OWN}")
+    if own == OWN:
+        _check_exported(models, blocks, networks)
+    chosen_alone = wanted is not None or own == OWN
     count, drawn = (
-        (0 if wanted is not None else usual) if asked is None else asked
+        (0 if chosen_alone else usual) if asked is None else asked
         for asked, usual in ((blocks, BLOCKS), (networks, NETWORKS))
     )
     if count < 0 or drawn < 0 or count + drawn + len(models) + len(suggested) < 1:
         raise UsageError("a plan needs something to time: --budget and --networks must be positive")
-    subjects = [named_subject(model) for model in models]
+    subjects = [named_subject(model) for model in dict.fromkeys(models)]
     subjects += [architecture_subject(arch, NUM_CLASSES, IN_CHANS) for arch in draw_networks(made, drawn, seed)]
     by_design = chosen_blocks(made, described, 2 * count, [costed_precision(own)], seed) if count else []
     subjects += [subject for subject in by_design if is_chainable(subject)][:count]
@@ -121,11 +130,25 @@ def _megabytes(lines: Sequence[_Line]) -> float:
     """What the files will take, within a tenth: 4 bytes a weight and 1 in integers, beside what graphs take."""
     total = 0.0
     for line in lines:
+        if line.precision == OWN:
+            total += (Path(line.subject.name) / QDQ_FILE).stat().st_size
+            continue
         with torch.device("meta"):
             module, _ = line.subject.build()
         weights = sum(parameter.numel() for parameter in module.parameters())
         total += (line.copies or 1) * weights * (4.1 if line.files == 1 else 5.2)
     return total / 1e6
+
+
+def _check_exported(models: Sequence[str], blocks: int | None, networks: int | None) -> None:
+    """Raises UsageError for anything but exported folders, which alone have bits of their own."""
+    if blocks or networks:
+        raise UsageError(
+            f"--budget and --networks go without --precision {OWN}: only what was exported has its own bits"
+        )
+    for model in models:
+        if not (Path(model) / QDQ_FILE).is_file():
+            raise UsageError(f"{model} has no {QDQ_FILE}: --precision {OWN} is for folders that `nas export` wrote")
 
 
 def _suggested(table: Path, blocks: int | None, precision: str | None) -> list[tuple[Subject, str]]:
@@ -148,6 +171,8 @@ def is_chainable(subject: Subject) -> bool:
 
 def _lines(subject: Subject, precision: str) -> list[_Line]:
     words = subject.name.replace(":", "-").replace("/", "-")
+    if precision == OWN:
+        return [_Line(f"networks/{Path(subject.name).name}.onnx", subject, 0, precision)]
     if subject.kind == "network":
         return [_Line(f"networks/{words}-{subject.input_size}.onnx", subject, 0, precision)]
     return [_Line(f"blocks/{words}-x{copies}.onnx", subject, copies, precision) for copies in (1, CHAIN)]
@@ -187,6 +212,9 @@ def _readme(target: str, lines: Sequence[_Line]) -> str:
     note = "Weights are random: they do not change the time, but the outputs mean nothing."
     precisions = list(dict.fromkeys(line.precision for line in lines))
     precision = precisions[0] if len(precisions) == 1 else "the precision of its line"
+    if precisions == [OWN]:
+        precision = "the number formats that its QuantizeLinear and DequantizeLinear pairs say"
+        note = "Weights and scales are those of the exported networks: outputs mean what their cards say."
     if "w8a8" in precisions:
         note = f"""Beside each float file lies the same graph with QuantizeLinear and DequantizeLinear pairs
 (`-qdq.onnx`), for compilers that take a quantized graph. Use one of the two for all files. {note}"""

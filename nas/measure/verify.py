@@ -6,15 +6,15 @@ are not compared.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from hw_models import Target, combine, estimate_part
-from hw_models.measurements import Measurement
-from nas.bits import costed_precision, put_precision
+from hw_models import Target, combine
+from hw_models.measurements import OWN, Measurement
 from nas.calibrate import sample_name
 from nas.calibrations import CalibrationStore
 from nas.correlation import spearman
@@ -31,7 +31,7 @@ from nas.problem import find_target
 from nas.progress import Narrator
 from nas.store import Store
 from nas.study import Study
-from nas.subjects import architecture_subject, measured_workload
+from nas.subjects import architecture_subject, measured_parts, own_architecture
 from nas.units import SECONDS, format_quantity
 
 
@@ -117,6 +117,9 @@ def verify_study(
     if not study.front:
         raise study.nothing_feasible()
     data = same_problem(study, narrator).data
+    subjects = {
+        trial.number: architecture_subject(trial.architecture, data.num_classes, data.in_chans) for trial in study.front
+    }
     with closing(Store(study.root, study.url, create=True)) as store:
         on = open_device(device, study.root / "measure" / "graphs", threads)
         described = find_target(target or on.default_target())
@@ -126,35 +129,74 @@ def verify_study(
         refuse_other_threads(measured, name, threads, software if replace else None)
         if dropped := refuse_other_software(measured, name, *software, replace=replace):
             narrator.warn(f"{dropped} measurements of {name} by another version are dropped")
-        subjects = {
-            trial.number: architecture_subject(trial.architecture, data.num_classes, data.in_chans)
-            for trial in study.front
-        }
         predict = _Predictor(described, name, CalibrationStore(store))  # before the time it takes to measure
         jobs = [Job(subject, precision) for subject in subjects.values()]
         with sole_user(store.folder / "measure", "the measuring of this folder"):
             outcome = measure_jobs(jobs, on, name, measured, narrator)
-        found = {
+        known = {
             (record.subject, record.precision): record
             for record in taken_at_peace(measured.of(name))
             if record.runtime_version == on.runtime_version and record.batch == 1
         }
-    rows = []
-    for trial in study.front:
-        record = found.get((subjects[trial.number].name, precision))
-        if record is not None:
-            seconds, learned = predict(record)
-            measured_s = record.latency_s, record.low_s, record.high_s
-            rows.append(Row(trial.number, trial.top1 or 0.0, *seconds, *measured_s, learned))
-    if not rows:
+    found = {number: known.get((subject.name, precision)) for number, subject in subjects.items()}
+    if not any(found.values()):
         raise NasError(
             f"no network of the front has a time: {next(iter(outcome.refused.values()), 'none was measured')}"
         )
+    return _verification(study, name, precision, predict, found, outcome.refused)
+
+
+def verify_board(study: Study, narrator: Narrator, target: str, precision: str = OWN) -> Verification:
+    """The front beside what was measured of it on a board, and imported (`nas measure import`).
+
+    precision: that of the measurements; OWN: at the bits that the search scored. Raises UsageError for a front of
+    nothing, or one of which the database has no time.
+    """
+    if not study.front:
+        raise study.nothing_feasible()
+    described, name = find_target(target), target_name(target)
+    with closing(Store(study.root, study.url)) as store:
+        records = [one for one in MeasurementStore(store).of(name) if one.kind == "network" and one.batch == 1]
+        predict = _Predictor(described, name, CalibrationStore(store))
+    times = {key: one for one in records if one.precision == precision and (key := _architecture_key(one)) is not None}
+    found = {trial.number: times.get(trial.architecture.key) for trial in study.front}
+    if not any(found.values()):
+        raise UsageError(
+            f"no network of {study.name}'s front was measured on {name} in precision {precision}: `nas export --front "
+            f"--out exported` writes them, `nas measure plan --target {target} --precision {OWN} --model exported/NAME "
+            "--out to_time` the files to time, and `nas measure import` takes the times in"
+        )
+    missing = {f"trial {number}": "not measured" for number, record in found.items() if record is None}
+    return _verification(study, name, precision, predict, found, missing)
+
+
+def _architecture_key(record: Measurement) -> str | None:
+    """Of a measured network of a space; None for any other, and for one whose folder is gone."""
+    try:
+        return own_architecture(record)[0].key
+    except UsageError:
+        return None
+
+
+def _verification(
+    study: Study,
+    target: str,
+    precision: str,
+    predict: _Predictor,
+    found: Mapping[int, Measurement | None],
+    refused: dict[str, str],
+) -> Verification:
+    """found: number of a trial of the front -> its measurement."""
+    rows = []
+    for trial in study.front:
+        if (record := found[trial.number]) is not None:
+            seconds, learned = predict(record)
+            # What a table says is often a median alone.
+            measured_s = record.latency_s, record.low_s or record.latency_s, record.high_s or record.latency_s
+            rows.append(Row(trial.number, trial.top1 or 0.0, *seconds, *measured_s, learned))
     rows.sort(key=lambda row: row.measured_s)
     ties = tuple((a.trial, b.trial) for a, b in pairwise(rows) if b.measured_low_s <= a.measured_high_s)
-    return Verification(
-        study.name, name, precision, predict.about, predict.calibrated, tuple(rows), ties, outcome.refused
-    )
+    return Verification(study.name, target, precision, predict.about, predict.calibrated, tuple(rows), ties, refused)
 
 
 def verification_text(done: Verification) -> str:
@@ -215,12 +257,11 @@ class _Predictor:
 
         One that it has learned from is predicted by a fit without it, with an interval as wide as the whole one's.
         """
-        precision = costed_precision(record.precision)
-        part = estimate_part(put_precision(measured_workload(record), precision), self._target)
+        parts = measured_parts(record, self._target)
         if self._model is None or self._stored is None:
-            report = combine([part], self._target)
+            report = combine(parts, self._target)
             return (report.latency_s, report.latency_s, report.latency_s), False
-        latency = self._model.latency([part])
+        latency = self._model.latency(parts)
         without = self._stored.calibration.held_out_s(sample_name(record))
         scale = 1.0 if without is None else without / latency.seconds
         return (scale * latency.seconds, scale * latency.low_s, scale * latency.high_s), without is not None

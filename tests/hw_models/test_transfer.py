@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hw_models import list_targets, load_target
+from hw_models.estimate import COST_MODEL_VERSION
 from hw_models.factors import SCALE_SPREAD
 from hw_models.families import COLUMNS
 from hw_models.target_file import TargetError
-from hw_models.transfer import DeviceFactors, published_factors, stack_of, transfer
+from hw_models.transfer import PUBLISHED, DeviceFactors, published_factors, stack_of, transfer
 
 DENSE = COLUMNS.index("dense/int")
 
@@ -118,6 +120,12 @@ def test_a_target_without_a_board_starts_from_its_vendors_device():
     scale, without = (np.mean(prior.mean) for prior in (known.prior, others.prior))
     nearer = np.mean([np.mean(list(one.log_factors.values())) for one in own])
     assert abs(scale - nearer) < abs(without - nearer)
+
+
+def test_shipped_factors_are_of_this_cost_model():
+    """They multiply its times: `python -m benchmarks.published_latency --pack` makes them anew when it changes."""
+    meta = json.loads(PUBLISHED.read_text(encoding="utf-8"))["_meta"]
+    assert meta["cost_model_version"] == COST_MODEL_VERSION
 
 
 def test_shipped_factors_can_be_read():
