@@ -18,6 +18,7 @@ from nas.problem import Problem
 from nas.progress import Narrator
 from nas.store import Store
 from nas.study import Study, read_study
+from nas.teacher_files import full_teacher
 from nas.trainings import Outcome, SharedWeights, Training, Workshop, check_place, train_all
 from nas.trial import Trial
 
@@ -54,6 +55,7 @@ def run_finalists(
     """
     narrator = narrator or Narrator(quiet=True)
     check_place(address)
+    teacher = teacher if teacher in ("none", "supernet") else full_teacher(teacher)
     chosen = choose(study, top)
     if top is not None and len(chosen) < top:
         narrator.warn(

@@ -16,6 +16,7 @@ from nas.objectives import Goal, resolve_goal, suggestion
 from nas.progress import Narrator
 from nas.samplers import SAMPLERS
 from nas.spec import SpaceSpec, StudySpec, TrainSpec
+from nas.teacher_files import full_teacher
 from search_spaces.metaformer import load_space
 from search_spaces.plugin import install, read_plugin
 from search_spaces.space import SearchSpace
@@ -211,18 +212,25 @@ def load_images(spec: StudySpec, space: SearchSpace, folder: Path, narrator: Nar
 
 
 def with_full_paths(spec: StudySpec) -> StudySpec:
-    """Paths made absolute, so that a study goes on from any working directory."""
+    """Paths made absolute, so that a study goes on from any working directory. Raises UsageError when the files of
+    train.teacher are not there.
+    """
     source = spec.data.source
     if source.partition(":")[0] != "procedural" and Path(source).is_dir():
         source = str(Path(source).resolve())
     # What is a file: as in `hw_models.load_target`.
     targets = tuple(str(Path(t).resolve()) if t.endswith(".toml") or "/" in t else t for t in spec.search.targets)
     plugin = str(Path(spec.space.plugin).resolve()) if spec.space.plugin else None
-    start = spec.train.warm_start
+    start, teacher = spec.train.warm_start, spec.train.teacher
+    train = replace(
+        spec.train,
+        warm_start=str(Path(start).resolve()) if start else "",
+        teacher=full_teacher(teacher) if teacher else "",
+    )
     return replace(
         spec,
         space=replace(spec.space, plugin=plugin),
         data=replace(spec.data, source=source),
-        train=replace(spec.train, warm_start=str(Path(start).resolve()) if start else ""),
+        train=train,
         search=replace(spec.search, targets=targets),
     )

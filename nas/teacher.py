@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,14 +98,6 @@ def largest(space: SearchSpace, arch: Architecture) -> Architecture:
             if int(number) > last and genome[source] in choice.values:
                 genome[choice.name] = genome[source]
     return space.decode(genome)
-
-
-def weights_identity(word: str) -> str:
-    """Of the teacher's weights as far as they lie in a file that `word` names: part of a training's identity."""
-    for path in (Path(word) / "model.safetensors", Path(word.partition(":")[2])):
-        if path.is_file():
-            return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return word
 
 
 def _timm_network(word: str) -> nn.Module:

@@ -27,7 +27,8 @@ from nas.halving import Halving, Rung
 from nas.loop import Enough, Progress, check_budget
 from nas.spec import EvaluateSpec, TrainSpec
 from nas.standalone import train_alone
-from nas.teacher import largest_teacher, load_teacher, weights_identity
+from nas.teacher import largest_teacher, load_teacher
+from nas.teacher_files import teacher_identity
 from nas.train import load_supernet
 from nas.workers import one_thread, refuse_torchrun
 from search_spaces.architecture import Architecture
@@ -140,7 +141,7 @@ class Workshop:
         if training.weights == "inherited" or training.teacher == "supernet":
             content.append(self.weights_of_supernet.identity)
         elif training.teacher != "none":
-            content.append(weights_identity(training.teacher))
+            content.append(teacher_identity(training.teacher))
         if self.plugin is not None:
             content.append(self.plugin.identity)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
