@@ -16,7 +16,7 @@ from nas.objectives import Goal, resolve_goal, suggestion
 from nas.progress import Narrator
 from nas.samplers import SAMPLERS
 from nas.spec import SpaceSpec, StudySpec, TrainSpec
-from nas.teacher_files import full_teacher
+from nas.teacher_files import full_teacher, teacher_identity
 from search_spaces.metaformer import load_space
 from search_spaces.plugin import install, read_plugin
 from search_spaces.space import SearchSpace
@@ -143,8 +143,9 @@ def pose(
     fitted = [latency.identity for latency in latencies.values()]
     origin = _origin(spec.train, space, data, folder, narrator)
     begun = [origin] if origin is not None else []
+    taught = [f"teacher {teacher_identity(spec.train.teacher)}"] if spec.train.teacher else []
     costs = [f"cost model {COST_MODEL_VERSION}", *(target.content() for target in targets.values())]
-    identity = spec.identity(data.identity, *costs, *own, *fitted, *begun)
+    identity = spec.identity(data.identity, *costs, *own, *fitted, *begun, *taught)
     return Problem(spec, space, targets, goal, data, identity, latencies, folder / TABLES, origin)
 
 

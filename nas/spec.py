@@ -166,14 +166,15 @@ class StudySpec:
     def identity(self, *facts: str) -> str:
         """Sixteen hexadecimal digits that name the study, whatever its length and speed; others with SUPERNET_VERSION.
 
-        facts: what data.source, search.targets, space.plugin and train.warm_start stood for (content of images and
-        of files). They take the place of the names: a moved folder is the same study, a changed file is another.
+        facts: what data.source, search.targets, space.plugin, train.warm_start and train.teacher stood for (content of
+        images and of files). They take the place of the names: a moved folder is the same study, a changed file is another.
         """
         content = self.to_dict()
         del content["search"]["trials"], content["train"]["checkpoint_every"], content["search"]["calibrations"]
         if content["space"]["multiplex"] == 1:  # as studies without that entry were named
             del content["space"]["multiplex"]
         del content["data"]["source"], content["search"]["targets"], content["train"]["warm_start"]
+        content["train"]["teacher"] = ""
         content["space"].pop("plugin", None)
         text = json.dumps([SUPERNET_VERSION, content, *facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,9 +6,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from small_study import small_spec
 
 from nas.data import load_data
 from nas.errors import UsageError
+from nas.export_study import same_problem
+from nas.progress import Narrator
+from nas.search import run_search
 from nas.spec import TrainSpec
 from nas.standalone import train_alone
 from nas.teacher import load_teacher
@@ -81,6 +85,19 @@ def test_a_teacher_is_named_by_what_its_files_hold_not_by_where_they_lie(tmp_pat
     (tmp_path / "one" / "model.safetensors").unlink()
     with pytest.raises(UsageError, match=r"there is no one/model.safetensors, which the teacher 'one' needs"):
         teacher_identity("one")
+
+
+def test_a_study_has_trials_of_one_teacher_alone(weights, tmp_path):
+    _, path = weights
+    spec = small_spec(train_teacher=f"{NAME}:{path}", search_trials=2)
+    first = run_search(spec, tmp_path, config="taught")
+    assert run_search(spec, tmp_path, config="taught").name == first.name
+    save_file(timm.create_model(NAME, num_classes=12).state_dict(), path)
+    with pytest.raises(UsageError, match=r"ran with other .* teacher"):
+        same_problem(first, Narrator(quiet=True))
+    second = run_search(spec, tmp_path, config="taught")
+    assert (second.name != first.name, len(second.trials)) == (True, 2)
+    assert second.supernet != first.supernet
 
 
 def test_what_cannot_teach_is_one_line(bundle, weights, tmp_path):
