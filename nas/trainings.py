@@ -135,13 +135,13 @@ class Workshop:
     def identity(self, training: Training) -> str:
         """Sixteen hexadecimal digits of all that its weights depend on. Bit widths are not among them."""
         spec = {key: value for key, value in asdict(self.spec).items() if key not in _OF_SUPERNETS}
-        arch = training.architecture
+        arch, teacher = training.architecture, training.teacher
+        if teacher not in ("none", "supernet"):
+            teacher = teacher_identity(teacher)
         content: list[Any] = [FORMAT, "alone", network_kwargs(arch), spec, self.bundle.identity]
-        content += [self.bundle.num_classes, self.bundle.in_chans, training.weights, training.teacher]
+        content += [self.bundle.num_classes, self.bundle.in_chans, training.weights, teacher]
         if training.weights == "inherited" or training.teacher == "supernet":
             content.append(self.weights_of_supernet.identity)
-        elif training.teacher != "none":
-            content.append(teacher_identity(training.teacher))
         if self.plugin is not None:
             content.append(self.plugin.identity)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
