@@ -48,7 +48,7 @@ def run_finalists(
     """Train `top` networks of the front by themselves, quantize, validate, record; the study with its finalists.
 
     The same call again goes on where it was interrupted. top: None: TOP, or the whole front if it is smaller. weights:
-    "inherited" from the supernet or "fresh". teacher: "supernet" (its largest network with the finalist's mixers),
+    "inherited" from the supernet or "fresh". teacher: "supernet" (its largest network of the finalist's kinds),
     "none", or as `nas.teacher.load_teacher` reads it. steps: default those of the supernet. learning_rate: default the
     supernet's, times GENTLE for inherited weights. workers, address: as in `nas.trainings.train_all`.
     Raises UsageError, NasError, NothingFeasible (there is no front), Interrupted (what is done is kept).

@@ -211,11 +211,10 @@ def sandwich(space: SearchSpace, spec: TrainSpec, step: int) -> list[Architectur
     rng = np.random.default_rng((spec.seed, step, 1))
     genomes = [space.sample(rng) for _ in range(count)]
     for choice in space.choices:
-        last_word = choice.name.split(".")[-1]
-        if last_word in UNORDERED:
+        if choice.word in UNORDERED:
             for number, genome in enumerate(genomes if spec.fairness else []):
                 genome[choice.name] = _dealt(choice.name, choice.values, spec.seed, first_draw + number)
-        elif last_word != "bits":
+        elif choice.is_size:
             offered = choice.values[round((1 - grown) * (len(choice.values) - 1)) :]
             for genome in genomes:
                 if genome[choice.name] not in offered:

@@ -55,6 +55,9 @@ _OF_SUPERNETS = (
 )
 """Entries of TrainSpec that a training alone does not depend on; its teacher is named beside the spec."""
 
+_KINDS_ONCE_SIZES = {"stem", "channel_mixer", "gate"}
+"""Genes of which a teacher from the supernet once had the last value on offer, not its pupil's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
@@ -142,6 +145,8 @@ class Workshop:
         content += [self.bundle.num_classes, self.bundle.in_chans, training.weights, teacher]
         if training.weights == "inherited" or training.teacher == "supernet":
             content.append(self.weights_of_supernet.identity)
+        if teacher == "supernet" and {c.word for c in self.weights_of_supernet.space.free} & _KINDS_ONCE_SIZES:
+            content.append("a teacher has its pupil's kinds")
         if self.plugin is not None:
             content.append(self.plugin.identity)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -30,6 +30,16 @@ class Choice:
         if not self.values or len(set(self.values)) != len(self.values):
             raise ValueError(f"choice {self.name} needs distinct values, at least one, but got {self.values}")
 
+    @property
+    def word(self) -> str:
+        """Last word of the name: what the gene is about, wherever it stands."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def is_size(self) -> bool:
+        """Whether values go from small to large in what a network can learn; kinds and bit widths do not."""
+        return self.word not in UNORDERED and self.word != "bits"
+
 
 BLOCK_GENES = ("mixer", "expansion", "bits", "channel_mixer", "gate")
 """Genes of a block, or of all blocks of a stage."""
