@@ -97,6 +97,11 @@ class TrainSpec:
     seed: int = 0
     checkpoint_every: int = 50
 
+    @property
+    def revisions(self) -> list[str]:
+        """What trains otherwise than by the same entries before, as an identity adds it; nothing for most."""
+        return ["pairs are drawn"] if self.mixup or self.cutmix else []
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSpec:
@@ -176,7 +181,7 @@ class StudySpec:
         del content["data"]["source"], content["search"]["targets"], content["train"]["warm_start"]
         content["train"]["teacher"] = ""
         content["space"].pop("plugin", None)
-        text = json.dumps([SUPERNET_VERSION, content, *facts], sort_keys=True)
+        text = json.dumps([SUPERNET_VERSION, content, *facts, *self.train.revisions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -60,7 +60,15 @@ def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec, o
     training = asdict(spec)
     del training["checkpoint_every"], training["warm_start"]
     training["teacher"] = ""  # what it names is below
-    content = [SUPERNET_VERSION, description, bundle.identity, bundle.num_classes, bundle.in_chans, training]
+    content = [
+        SUPERNET_VERSION,
+        description,
+        bundle.identity,
+        bundle.num_classes,
+        bundle.in_chans,
+        training,
+        *spec.revisions,
+    ]
     if spec.teacher:
         content.append(["teacher", teacher_identity(spec.teacher)])
     if spec.warm_start:

@@ -142,7 +142,7 @@ class Workshop:
         if teacher not in ("none", "supernet"):
             teacher = teacher_identity(teacher)
         content: list[Any] = [FORMAT, "alone", network_kwargs(arch), spec, self.bundle.identity]
-        content += [self.bundle.num_classes, self.bundle.in_chans, training.weights, teacher]
+        content += [self.bundle.num_classes, self.bundle.in_chans, training.weights, teacher, *self.spec.revisions]
         if training.weights == "inherited" or training.teacher == "supernet":
             content.append(self.weights_of_supernet.identity)
         if teacher == "supernet" and {c.word for c in self.weights_of_supernet.space.free} & _KINDS_ONCE_SIZES:

@@ -136,6 +136,26 @@ def test_batches_follow_from_seed_and_step_and_leave_global_generators_alone(bun
     assert not torch.equal(first.images, other.images)
 
 
+def test_every_two_classes_are_mixed_though_a_folder_lies_class_by_class(bundle):
+    order = np.argsort(bundle.train.labels, kind="stable")
+    rows = order if bundle.train.rows is None else bundle.train.rows[order]
+    sorted_bundle = replace(bundle, train=replace(bundle.train, rows=rows))
+    labels = sorted_bundle.train.labels
+    assert (np.diff(labels) >= 0).all()
+    spec, met = replace(SPEC, mixup=1.0, batch_size=len(labels) // 2 * 2, label_smoothing=0.0), set()
+    for step in range(4):
+        for target in training_batch(sorted_bundle, spec, 16, step, ALONE).labels.numpy():
+            met.add(tuple(np.flatnonzero(target > 1e-6)))
+    pairs = {pair for pair in met if len(pair) == 2}
+    assert len(pairs) > 0.9 * 12 * 11 / 2, "sorted rows met 12 neighbours of the mirror image's class"
+
+
+def test_without_mixing_a_batch_is_read_in_the_order_of_its_rows(bundle):
+    batch = training_batch(bundle, SPEC, 16, 0, ALONE)
+    order = np.random.default_rng((SPEC.seed, 0, 2)).permutation(len(bundle.train))
+    assert batch.labels.tolist() == bundle.train.labels[np.sort(order[:8])].tolist()
+
+
 def test_mixup_mixes_images_and_labels_alike():
     images = torch.stack([torch.full((3, 4, 4), float(n)) for n in range(4)])
     out, target = mixed(images, torch.arange(4), 4, 1.0, 0.0, 0.0, (0, 1))
