@@ -44,10 +44,8 @@ def export_trials(
     for folder in folders:
         refuse_to_replace(folder, force=force)
     problem = same_problem(study, narrator)
-    if study.supernet is None:
-        raise UsageError(f"study {study.name} has no trained supernet yet; run its search first")
     shared = supernet_identity(problem.space, problem.data, problem.spec.train, problem.origin)
-    supernet = load_supernet(study.supernet, problem.space, problem.data, shared)
+    supernet = load_supernet(study.trained_supernet, problem.space, problem.data, shared)
     evaluator = Evaluator(problem.data, problem.spec.evaluate, supernet, shared)
     written: list[Path] = []
     try:

@@ -115,13 +115,11 @@ def attributes(record: Mapping[str, Any]) -> dict[str, Any]:
 def _workshop(study: Study, problem: Problem, weights: str, steps: int | None, learning_rate: float | None) -> Workshop:
     from nas.train import supernet_identity
 
-    if study.supernet is None:
-        raise UsageError(f"study {study.name} has no trained supernet yet; run its search first")
     train = problem.spec.train
     rate = learning_rate or train.learning_rate * (GENTLE if weights == "inherited" else 1.0)
     budget = replace(train, steps=steps or train.steps, learning_rate=rate)
     identity = supernet_identity(problem.space, problem.data, train, problem.origin)
-    shared = SharedWeights(study.supernet, identity, problem.space)
+    shared = SharedWeights(study.trained_supernet, identity, problem.space)
     return Workshop(study.root, problem.data, budget, problem.spec.evaluate, shared, plugin=problem.space.plugin)
 
 

@@ -22,7 +22,7 @@ from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data.bundle import DataBundle
 from nas.errors import NasError
 from nas.evaluate import Scoring
-from nas.files import sole_user, write_whole
+from nas.files import found_path, kept_path, sole_user, write_whole
 from nas.halving import Halving, Rung
 from nas.loop import Enough, Progress, check_budget
 from nas.spec import EvaluateSpec, TrainSpec
@@ -155,11 +155,15 @@ class Workshop:
         return self.folder / "trainings" / self.identity(training)
 
     def outcome(self, training: Training) -> Outcome | None:
-        """That of a training which has ended."""
+        """That of a training which has ended; None also where the weights of a finished one are gone."""
         path = self._result(training)
         if not path.is_file():
             return None
-        return Outcome.from_dict(json.loads(path.read_text(encoding="utf-8")) | {"number": training.number})
+        record = json.loads(path.read_text(encoding="utf-8"))
+        weights = found_path(record["path"], self.folder)
+        if not record["stopped"] and not weights.is_file():
+            return None
+        return Outcome.from_dict(record | {"number": training.number, "path": weights})
 
     def train(self, training: Training, progress: Progress | None = None) -> Outcome:
         """Train it, or go on with it, and score it; on disk when this returns.
@@ -173,7 +177,8 @@ class Workshop:
         home = self.home(training)
         with sole_user(home, f"training {home.name}"):
             outcome = self._train(training, home, progress)
-            write_whole(self._result(training), json.dumps(outcome.to_dict(), indent=1) + "\n")
+            kept = outcome.to_dict() | {"path": kept_path(outcome.path, self.folder)}
+            write_whole(self._result(training), json.dumps(kept, indent=1) + "\n")
         return outcome
 
     def _train(self, training: Training, home: Path, progress: Progress | None) -> Outcome:
