@@ -207,6 +207,7 @@ def load_images(spec: StudySpec, space: SearchSpace, folder: Path, narrator: Nar
             resolution=space.max_resolution,
             seed=data.seed,
             limit=data.limit,
+            flip=data.flip,
             cache=folder / "images",
             progress=lambda done, total: update(done, total, ""),
         )

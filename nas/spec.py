@@ -41,11 +41,14 @@ class SpaceSpec:
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """Which images. `limit` keeps that many training images; None keeps all."""
+    """Which images. `limit` keeps that many training images; None keeps all. flip: a mirrored image has the same class,
+    and training mirrors half of them; false for text, digits, arrows.
+    """
 
     source: str = "procedural"
     limit: int | None = None
     seed: int = 0
+    flip: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,7 @@ class StudySpec:
         if content["space"]["multiplex"] == 1:  # as studies without that entry were named
             del content["space"]["multiplex"]
         del content["data"]["source"], content["search"]["targets"], content["train"]["warm_start"]
+        del content["data"]["flip"]  # a fact of the images where it is false
         content["train"]["teacher"] = ""
         content["space"].pop("plugin", None)
         text = json.dumps([SUPERNET_VERSION, content, *facts, *self.train.revisions], sort_keys=True)

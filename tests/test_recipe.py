@@ -136,6 +136,27 @@ def test_batches_follow_from_seed_and_step_and_leave_global_generators_alone(bun
     assert not torch.equal(first.images, other.images)
 
 
+def test_images_whose_mirror_image_is_of_another_class_are_not_mirrored(bundle):
+    """Against all shifts of the image itself: mirrored ones are among those of its mirror image."""
+    still = load_data("procedural:train=200,val=40", resolution=16, flip=False)
+    assert still.identity != bundle.identity
+    order = np.random.default_rng((SPEC.seed, 0, 2)).permutation(len(bundle.train))
+    plain = bundle.train.batch(np.sort(order[:8]), 16)
+
+    def shifted(images: torch.Tensor) -> list[torch.Tensor]:
+        wide = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+        return [wide[:, :, y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
+
+    def mirrored(batch: torch.Tensor) -> int:
+        near = [
+            torch.stack([(batch - s).abs().amax((1, 2, 3)) for s in shifted(i)]).amin(0) for i in (plain, plain.flip(3))
+        ]
+        return int((near[1] < near[0]).sum())
+
+    assert mirrored(training_batch(still, SPEC, 16, 0, ALONE).images) == 0
+    assert 0 < mirrored(training_batch(bundle, SPEC, 16, 0, ALONE).images) < 8
+
+
 def test_every_two_classes_are_mixed_though_a_folder_lies_class_by_class(bundle):
     order = np.argsort(bundle.train.labels, kind="stable")
     rows = order if bundle.train.rows is None else bundle.train.rows[order]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from nas.errors import UsageError
 from nas.problem import space_of
 from nas.spec import (
+    SUPERNET_VERSION,
     StudySpec,
     differences,
     list_studies,
@@ -103,6 +106,18 @@ def test_another_preset_takes_the_choices_of_the_first_away():
     assert dict(opened.space.choices) == {**spec.space.choices, "stage3.gate": ("none", "se")}
     given = override(spec, {"space.preset": "mobile", "space.choices": {"depth": [1]}})
     assert given.space.choices == {"depth": (1,)}
+
+
+def test_an_identity_has_no_entry_that_is_younger_than_it_at_its_default():
+    """Written out: studies made before there were `multiplex` and `flip` go on under their names."""
+    content = StudySpec().to_dict()
+    for section, key in (
+        ("search", "trials"), ("search", "calibrations"), ("search", "targets"), ("train", "checkpoint_every"),
+        ("train", "warm_start"), ("data", "source"), ("data", "flip"), ("space", "multiplex"),
+    ):  # fmt: skip
+        del content[section][key]
+    text = json.dumps([SUPERNET_VERSION, content, "images"], sort_keys=True)
+    assert StudySpec().identity("images") == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_identity_is_what_the_study_is_not_how_long_or_where():
