@@ -13,7 +13,7 @@ from small_networks import small_architecture
 from nas.averaging import Average
 from nas.data import load_data
 from nas.data.augment import augment
-from nas.data.mixing import check_rand_augment, mixed, rand_augmented
+from nas.data.mixing import _rand_augment, check_rand_augment, mixed, rand_augmented
 from nas.errors import UsageError
 from nas.group import Group
 from nas.losses import alpha_divergence, kl, label_loss
@@ -193,6 +193,13 @@ def test_rand_augment_changes_pixels_within_their_range_and_one_channel_stays_on
     assert out.shape == images.shape
     assert not torch.allclose(out, images, atol=0.1)
     assert 0 <= float(out.min()) <= float(out.max()) <= 1
+
+
+def test_rand_augment_is_told_what_it_uses_and_nothing_else():
+    """timm's operations move a share of the side (`translate_pct`, by its default 0.45), never `translate_const`."""
+    read = {"translate_pct"} | {"img_mean", "magnitude_max", "magnitude_std"}
+    for op in _rand_augment("rand-m7-n2", (0, 0, 0)).ops:
+        assert set(op.hparams) <= read, op.name
 
 
 @pytest.mark.parametrize("text", ["m7-n2", "rand-q7"])
