@@ -165,7 +165,8 @@ def run_rank(
 
 
 def draw(problem: Problem, count: int, seed: int) -> list[Drawn]:
-    """`count` different networks that meet every demand that needs no image, as many in each band of macs.
+    """`count` different networks that meet every demand that needs no image, from each band of macs in turn: as many of
+    each, until one has no more.
 
     Raises UsageError when the space, or what the demands leave of it, has too few.
     """

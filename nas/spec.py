@@ -41,8 +41,10 @@ class SpaceSpec:
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """Which images. `limit` keeps that many training images; None keeps all. flip: a mirrored image has the same class,
-    and training mirrors half of them; false for text, digits, arrows.
+    """Which images.
+
+    limit: at most that many training images, search images among them, and as many validation images; None: all.
+    flip: a mirrored image has the same class, and training mirrors half of them; false for text, digits, arrows.
     """
 
     source: str = "procedural"
