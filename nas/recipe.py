@@ -73,7 +73,8 @@ def resized(images: Tensor, resolution: int) -> Tensor:
 
 
 def schedule(step: int, steps: int, warmup_steps: int) -> float:
-    """Learning rate factor in (0, 1]: linear warm-up, then half a cosine to zero."""
+    """Learning rate factor in (0, 1]: linear warm-up, of half of the steps at most, then half a cosine to zero."""
+    warmup_steps = min(warmup_steps, steps // 2)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return 0.5 * (1 + float(np.cos(np.pi * (step - warmup_steps) / max(1, steps - warmup_steps))))

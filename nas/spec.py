@@ -70,6 +70,7 @@ class TrainSpec:
     teacher: a timm model with weights on this machine that the largest network learns from (`nas.teacher`); "" none.
     warm_start: file of a trained supernet of this space or a wider one whose weights are the first ones; "" fresh ones.
 
+    warmup_steps: of linear warm-up, at most half of the steps; the rest is half a cosine to zero.
     clip_norm: bound of the gradient's norm per network of a step; 0: none.
     drop_path: probability at which the last residual branch is left out, falling linearly to 0 at the first.
     ema: decay of the moving average of the weights, which is then what is kept; 0: the weights themselves.
@@ -105,7 +106,8 @@ class TrainSpec:
     @property
     def revisions(self) -> list[str]:
         """What trains otherwise than by the same entries before, as an identity adds it; nothing for most."""
-        return ["pairs are drawn"] if self.mixup or self.cutmix else []
+        paired = ["pairs are drawn"] if self.mixup or self.cutmix else []
+        return paired + (["warm-up is half"] if self.warmup_steps > self.steps // 2 else [])
 
 
 @dataclass(frozen=True, slots=True)

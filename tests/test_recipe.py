@@ -216,6 +216,15 @@ def test_a_share_is_augmented_as_in_the_joint_batch():
     assert torch.equal(part, whole[rows])
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 30])
+def test_a_training_that_is_shorter_than_its_warm_up_still_decays(steps):
+    factors = [schedule(step, steps, 20) for step in range(steps)]
+    assert max(factors) == 1.0
+    assert np.all(np.diff(factors[: steps // 2]) > 0)
+    assert np.all(np.diff(factors[steps // 2 + 1 :]) < 0)
+    assert factors[steps // 2 :] == [schedule(step, steps - steps // 2, 0) for step in range(steps - steps // 2)]
+
+
 def test_schedule_warms_up_and_ends_near_zero():
     factors = [schedule(step, 100, 10) for step in range(100)]
     assert factors[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
