@@ -185,6 +185,7 @@ class Workshop:
         arch, finished = training.architecture, home / "network.safetensors"
         header = {"kind": "stand-alone", "identity": home.name, "train": asdict(self.spec)}
         header |= {"architecture": arch.to_dict(), "weights": training.weights, "teacher": training.teacher}
+        header["threads"] = torch.get_num_threads()
         if not finished.exists():
             try:
                 network = train_alone(

@@ -14,7 +14,7 @@ import torch
 from small_study import small_spec
 
 from nas.accuracy import Accuracy
-from nas.checkpoint import load_checkpoint
+from nas.checkpoint import load_checkpoint, load_header
 from nas.errors import NasError, UsageError
 from nas.fleet import gpu_share, weight_sets
 from nas.halving import Halving, Rung, survives
@@ -102,6 +102,10 @@ for outcome in train_all(workshop, trainings, report=lambda *at: print(*at, flus
     assert seen[0] == (1, 5), "from the checkpoint after step 4; a step after it may be done again"
     elsewhere = replace(workshop, folder=tmp_path / "whole")
     assert same(weights(elsewhere.train(trainings[1])), weights(outcomes[1]))
+
+
+def test_a_finished_training_says_with_how_many_threads_it_was_made(workshop, trainings):
+    assert load_header(workshop.train(trainings[0]).path)["threads"] == torch.get_num_threads()
 
 
 def test_budgets_lie_beside_each_other_and_a_file_of_another_is_refused(workshop, trainings):
