@@ -103,7 +103,7 @@ def same_problem(study: Study, narrator: Narrator) -> Problem:
     problem = pose(study.spec, study.root, narrator, study.url, kept_targets(study))
     if problem.identity != study.identity:
         raise UsageError(
-            f"study {study.name} ran with other images, plugin, first weights, teacher, or version of this program: what it "
-            "scored is not what would be made now; restore them, use that version, or search again"
+            f"study {study.name} ran with other images, plugin, first weights, teacher, or version of this program: what "
+            "it scored is not what would be made now; restore them, use that version, or search again"
         )
     return problem

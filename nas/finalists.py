@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
@@ -19,7 +19,7 @@ from nas.progress import Narrator
 from nas.store import Store
 from nas.study import Study, read_study
 from nas.teacher_files import full_teacher
-from nas.trainings import Outcome, SharedWeights, Training, Workshop, check_place, train_all
+from nas.trainings import SharedWeights, Training, Workshop, check_place, train_all_shown
 from nas.trial import Trial
 
 TOP = 8
@@ -75,7 +75,10 @@ def run_finalists(
     try:
         with closing(Store(study.root, study.url)) as store:
             store.prepare_finalists()
-            for outcome in _trained(workshop, trainings, workers, address, narrator):
+            ended = train_all_shown(
+                workshop, trainings, "training finalists", narrator, workers=workers, address=address
+            )
+            for outcome in ended:
                 store.put_finalist(study.name, outcome.number, outcome.to_dict() | recipe)
             finished = read_study(store, study.name)
     except KeyboardInterrupt as error:
@@ -133,23 +136,3 @@ def _company(workshop: Workshop, trainings: Sequence[Training]) -> str:
     """Names the networks that are compared with each other, so that another choice of them starts another board."""
     content = [workshop.identity(training) + training.architecture.key for training in trainings]
     return hashlib.sha256(json.dumps(sorted(content)).encode()).hexdigest()[:8]
-
-
-def _trained(
-    workshop: Workshop, trainings: Sequence[Training], workers: int, address: str | None, narrator: Narrator
-) -> Iterator[Outcome]:
-    """Outcomes as they come, with a bar."""
-    total = workshop.spec.steps * len(trainings)
-    steps = dict.fromkeys((training.number for training in trainings), 0)
-    ended = 0
-    with narrator.bar("training finalists") as update:
-
-        def report(number: int, done: int, loss: float) -> None:
-            steps[number] = done
-            update(sum(steps.values()), total, f"{ended} of {len(trainings)} networks, loss {loss:.2f}")
-
-        for outcome in train_all(workshop, trainings, workers=workers, address=address, report=report):
-            yield outcome
-            ended += 1
-            steps[outcome.number] = workshop.spec.steps
-            update(sum(steps.values()), total, f"{ended} of {len(trainings)} networks")

@@ -179,7 +179,8 @@ class StudySpec:
         """Sixteen hexadecimal digits that name the study, whatever its length and speed; others with SUPERNET_VERSION.
 
         facts: what data.source, search.targets, space.plugin, train.warm_start and train.teacher stood for (content of
-        images and of files). They take the place of the names: a moved folder is the same study, a changed file is another.
+        images and of files). They take the place of the names: a moved folder is the same study, a changed file is
+        another.
         """
         content = self.to_dict()
         del content["search"]["trials"], content["train"]["checkpoint_every"], content["search"]["calibrations"]

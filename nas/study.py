@@ -69,10 +69,8 @@ class Study:
         if self.supernet is None:
             raise UsageError(f"study {self.name} has no trained supernet yet; run its search first")
         if not self.supernet.is_file():
-            raise NasError(
-                f"{self.supernet} is gone; `nas train --config {self.folder / 'study.toml'} --dir {self.root}` makes it "
-                "again"
-            )
+            cure = f"nas train --config {self.folder / 'study.toml'} --dir {self.root}"
+            raise NasError(f"{self.supernet} is gone; `{cure}` makes it again")
         return self.supernet
 
     def trial(self, number: int) -> Trial:

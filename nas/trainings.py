@@ -25,6 +25,7 @@ from nas.evaluate import Scoring
 from nas.files import found_path, kept_path, sole_user, write_whole
 from nas.halving import Halving, Rung
 from nas.loop import Enough, Progress, check_budget
+from nas.progress import Narrator
 from nas.spec import EvaluateSpec, TrainSpec
 from nas.standalone import train_alone
 from nas.teacher import largest_teacher, load_teacher
@@ -307,6 +308,32 @@ def train_all(
         return
     for training in waiting:
         yield workshop.train(training, _progress(training, report))
+
+
+def train_all_shown(
+    workshop: Workshop,
+    trainings: Sequence[Training],
+    title: str,
+    narrator: Narrator,
+    *,
+    workers: int = 0,
+    address: str | None = None,
+) -> Iterator[Outcome]:
+    """As `train_all`, beneath a bar of that title."""
+    total = workshop.spec.steps * len(trainings)
+    steps = dict.fromkeys((training.number for training in trainings), 0)
+    ended = 0
+    with narrator.bar(title) as update:
+
+        def report(number: int, done: int, loss: float) -> None:
+            steps[number] = done
+            update(sum(steps.values()), total, f"{ended} of {len(trainings)} networks, loss {loss:.2f}")
+
+        for outcome in train_all(workshop, trainings, workers=workers, address=address, report=report):
+            yield outcome
+            ended += 1
+            steps[outcome.number] = workshop.spec.steps
+            update(sum(steps.values()), total, f"{ended} of {len(trainings)} networks")
 
 
 def check_place(address: str | None) -> None:
