@@ -184,7 +184,7 @@ class Workshop:
 
     def _train(self, training: Training, home: Path, progress: Progress | None) -> Outcome:
         arch, finished = training.architecture, home / "network.safetensors"
-        header = {"kind": "stand-alone", "identity": home.name, "train": asdict(self.spec)}
+        header: dict[str, Any] = {"kind": "stand-alone", "identity": home.name, "train": asdict(self.spec)}
         header |= {"architecture": arch.to_dict(), "weights": training.weights, "teacher": training.teacher}
         header["threads"] = torch.get_num_threads()
         if not finished.exists():

@@ -1,4 +1,4 @@
-"""A folder of studies that was moved: its weights are found, and what is gone is said with the command that makes it."""
+"""A folder of studies that was moved: its weights are found; what is gone is said with the command that makes it."""
 
 from __future__ import annotations
 
