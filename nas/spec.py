@@ -19,7 +19,8 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The studies that ship, one TOML each."""
 
 SUPERNET_VERSION = 5
-"""Raised when training or sharing gives other weights for the same spec: supernets train anew, studies are new ones."""
+"""Raised when training or sharing gives other weights for the same spec: supernets train anew, studies are new ones.
+Where it does so for few specs, `TrainSpec.revisions` says it for these alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from nas.problem import space_of
 from nas.spec import (
     SUPERNET_VERSION,
     StudySpec,
+    TrainSpec,
     differences,
     list_studies,
     load_spec,
@@ -118,6 +119,24 @@ def test_an_identity_has_no_entry_that_is_younger_than_it_at_its_default():
         del content[section][key]
     text = json.dumps([SUPERNET_VERSION, content, "images"], sort_keys=True)
     assert StudySpec().identity("images") == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({}, []),
+        ({"train.mixup": 0.2}, ["pairs are drawn"]),
+        ({"train.cutmix": 1.0}, ["pairs are drawn"]),
+        ({"train.steps": 40}, []),
+        ({"train.steps": 10}, ["warm-up is half"]),
+    ],
+)
+def test_what_trains_otherwise_than_it_once_did_is_another_study(entries, said, monkeypatch):
+    spec = override(StudySpec(), entries)
+    identity = spec.identity("images")
+    assert spec.train.revisions == said
+    monkeypatch.setattr(TrainSpec, "revisions", [])
+    assert (spec.identity("images") == identity) == (not said)
 
 
 def test_identity_is_what_the_study_is_not_how_long_or_where():
