@@ -15,6 +15,7 @@ from nas.trial import Trial
 
 if TYPE_CHECKING:
     from nas.accuracy import Accuracy, Kind
+    from nas.evaluate import Evaluator
 
 
 def export_trials(
@@ -32,11 +33,9 @@ def export_trials(
     Raises UsageError when a folder is there already (without `force`) or the images have changed since the
     search, NasError when weights are damaged or the disk refuses, Interrupted with what is done.
     """
-    from nas.evaluate import Evaluator
-    from nas.export import export_network, model_name
+    from nas.export import model_name
     from nas.export.folder import refuse_to_replace
     from nas.train import load_supernet, supernet_identity
-    from nas.trainings import load_outcome
     from nas.workers import one_thread
 
     narrator = narrator or Narrator(quiet=True)
@@ -44,39 +43,16 @@ def export_trials(
     for folder in folders:
         refuse_to_replace(folder, force=force)
     problem = same_problem(study, narrator)
-    if study.supernet is None:
-        raise UsageError(f"study {study.name} has no trained supernet yet; run its search first")
     shared = supernet_identity(problem.space, problem.data, problem.spec.train, problem.origin)
-    supernet = load_supernet(study.supernet, problem.space, problem.data, shared)
-    evaluator = Evaluator(problem.data, problem.spec.evaluate, supernet, shared)
+    supernet = load_supernet(study.trained_supernet, problem.space, problem.data, shared)
+    evaluator = problem.evaluator(supernet, shared)
     written: list[Path] = []
     try:
         with one_thread(), narrator.bar("exporting") as update:
             for trial, folder in zip(trials, folders, strict=True):
-                arch = trial.architecture
                 update(len(written), len(trials), f"{folder.name}: writes and checks (a quarter of a minute)")
                 record = study.finalists.get(trial.number) if weights == "best" else None
-                provenance: dict[str, Any] = {"study": study.name, "trial": trial.number, "supernet": shared}
-                kind: Kind
-                selected_by: Accuracy | None
-                if record is None or record["stopped"]:
-                    prepared, kind, selected_by = evaluator.prepare(arch), "one-shot", trial.selected_by
-                else:
-                    network = load_outcome(record, problem.data)
-                    prepared = evaluator.prepare_network(network, arch, record["identity"])
-                    kind, selected_by = "stand-alone", None  # it was selected with other weights
-                    provenance |= _of_training(record) | {"top-1 at selection": str(trial.selected_by)}
-                export_network(
-                    prepared,
-                    arch,
-                    problem.data,
-                    problem.shown_reports(arch),
-                    folder,
-                    selected_by=selected_by,
-                    kind=kind,
-                    provenance=provenance,
-                    force=force,
-                )
+                _export(study, problem, evaluator, trial, record, folder, force)
                 written.append(folder.absolute())
                 update(len(written), len(trials), folder.name)
     except KeyboardInterrupt as error:
@@ -85,6 +61,43 @@ def export_trials(
             "the same command with --force writes them all"
         ) from error
     return written
+
+
+def _export(
+    study: Study,
+    problem: Problem,
+    evaluator: Evaluator,
+    trial: Trial,
+    record: Mapping[str, Any] | None,
+    folder: Path,
+    force: bool,
+) -> None:
+    """Write the network of `trial`: with the weights of its own training, if `record` says that it ended, or shared."""
+    from nas.export import export_network
+    from nas.trainings import load_outcome
+
+    arch = trial.architecture
+    provenance: dict[str, Any] = {"study": study.name, "trial": trial.number, "supernet": evaluator.weights}
+    kind: Kind
+    selected_by: Accuracy | None
+    if record is None or record["stopped"]:
+        prepared, kind, selected_by = evaluator.prepare(arch), "one-shot", trial.selected_by
+    else:
+        network = load_outcome(record, problem.data)
+        prepared = evaluator.prepare_network(network, arch, record["identity"])
+        kind, selected_by = "stand-alone", None  # it was selected with other weights
+        provenance |= _of_training(record) | {"top-1 at selection": str(trial.selected_by)}
+    export_network(
+        prepared,
+        arch,
+        problem.data,
+        problem.shown_reports(arch),
+        folder,
+        selected_by=selected_by,
+        kind=kind,
+        provenance=provenance,
+        force=force,
+    )
 
 
 def _of_training(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +118,7 @@ def same_problem(study: Study, narrator: Narrator) -> Problem:
     problem = pose(study.spec, study.root, narrator, study.url, kept_targets(study))
     if problem.identity != study.identity:
         raise UsageError(
-            f"study {study.name} ran with other images, plugin, first weights, or version of this program: what it "
-            "scored is not what would be made now; restore them, use that version, or search again"
+            f"study {study.name} ran with other images, plugin, first weights, teacher, or version of this program: "
+            "what it scored is not what would be made now; restore them, use that version, or search again"
         )
     return problem

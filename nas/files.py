@@ -28,6 +28,21 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise NasError(f"cannot write {path} ({error.strerror}); free some space or use another folder") from error
 
 
+def kept_path(path: Path, folder: Path) -> str:
+    """`path` as records in `folder` have it: relative to it where it lies below, so that the folder can be moved."""
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def found_path(kept: str, folder: Path) -> Path:
+    """Where the file of `kept_path` lies now. Records were absolute once: such a file is also looked for in `folder`,
+    in the place that it had in the folder before that was moved (supernets/IDENTITY/..., trainings/IDENTITY/...).
+    """
+    path = folder / kept
+    moved = folder.joinpath(*path.parts[-3:])
+    return moved if not path.exists() and moved.exists() else path
+
+
 @contextmanager
 def sole_user(folder: Path, what: str) -> Iterator[None]:
     """Hold `folder` for this process; the kernel lets go of it however the process ends.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,7 +18,8 @@ from nas.problem import Problem
 from nas.progress import Narrator
 from nas.store import Store
 from nas.study import Study, read_study
-from nas.trainings import Outcome, SharedWeights, Training, Workshop, check_place, train_all
+from nas.teacher_files import full_teacher
+from nas.trainings import SharedWeights, Training, Workshop, check_place, train_all_shown
 from nas.trial import Trial
 
 TOP = 8
@@ -47,13 +48,14 @@ def run_finalists(
     """Train `top` networks of the front by themselves, quantize, validate, record; the study with its finalists.
 
     The same call again goes on where it was interrupted. top: None: TOP, or the whole front if it is smaller. weights:
-    "inherited" from the supernet or "fresh". teacher: "supernet" (its largest network with the finalist's mixers),
+    "inherited" from the supernet or "fresh". teacher: "supernet" (its largest network of the finalist's kinds),
     "none", or as `nas.teacher.load_teacher` reads it. steps: default those of the supernet. learning_rate: default the
     supernet's, times GENTLE for inherited weights. workers, address: as in `nas.trainings.train_all`.
     Raises UsageError, NasError, NothingFeasible (there is no front), Interrupted (what is done is kept).
     """
     narrator = narrator or Narrator(quiet=True)
     check_place(address)
+    teacher = teacher if teacher in ("none", "supernet") else full_teacher(teacher)
     chosen = choose(study, top)
     if top is not None and len(chosen) < top:
         narrator.warn(
@@ -73,7 +75,10 @@ def run_finalists(
     try:
         with closing(Store(study.root, study.url)) as store:
             store.prepare_finalists()
-            for outcome in _trained(workshop, trainings, workers, address, narrator):
+            ended = train_all_shown(
+                workshop, trainings, "training finalists", narrator, workers=workers, address=address
+            )
+            for outcome in ended:
                 store.put_finalist(study.name, outcome.number, outcome.to_dict() | recipe)
             finished = read_study(store, study.name)
     except KeyboardInterrupt as error:
@@ -113,13 +118,11 @@ def attributes(record: Mapping[str, Any]) -> dict[str, Any]:
 def _workshop(study: Study, problem: Problem, weights: str, steps: int | None, learning_rate: float | None) -> Workshop:
     from nas.train import supernet_identity
 
-    if study.supernet is None:
-        raise UsageError(f"study {study.name} has no trained supernet yet; run its search first")
     train = problem.spec.train
     rate = learning_rate or train.learning_rate * (GENTLE if weights == "inherited" else 1.0)
     budget = replace(train, steps=steps or train.steps, learning_rate=rate)
     identity = supernet_identity(problem.space, problem.data, train, problem.origin)
-    shared = SharedWeights(study.supernet, identity, problem.space)
+    shared = SharedWeights(study.trained_supernet, identity, problem.space)
     return Workshop(study.root, problem.data, budget, problem.spec.evaluate, shared, plugin=problem.space.plugin)
 
 
@@ -133,23 +136,3 @@ def _company(workshop: Workshop, trainings: Sequence[Training]) -> str:
     """Names the networks that are compared with each other, so that another choice of them starts another board."""
     content = [workshop.identity(training) + training.architecture.key for training in trainings]
     return hashlib.sha256(json.dumps(sorted(content)).encode()).hexdigest()[:8]
-
-
-def _trained(
-    workshop: Workshop, trainings: Sequence[Training], workers: int, address: str | None, narrator: Narrator
-) -> Iterator[Outcome]:
-    """Outcomes as they come, with a bar."""
-    total = workshop.spec.steps * len(trainings)
-    steps = dict.fromkeys((training.number for training in trainings), 0)
-    ended = 0
-    with narrator.bar("training finalists") as update:
-
-        def report(number: int, done: int, loss: float) -> None:
-            steps[number] = done
-            update(sum(steps.values()), total, f"{ended} of {len(trainings)} networks, loss {loss:.2f}")
-
-        for outcome in train_all(workshop, trainings, workers=workers, address=address, report=report):
-            yield outcome
-            ended += 1
-            steps[outcome.number] = workshop.spec.steps
-            update(sum(steps.values()), total, f"{ended} of {len(trainings)} networks")

@@ -16,6 +16,7 @@ from nas.objectives import Goal, resolve_goal, suggestion
 from nas.progress import Narrator
 from nas.samplers import SAMPLERS
 from nas.spec import SpaceSpec, StudySpec, TrainSpec
+from nas.teacher_files import full_teacher, teacher_identity
 from search_spaces.metaformer import load_space
 from search_spaces.plugin import install, read_plugin
 from search_spaces.space import SearchSpace
@@ -142,8 +143,9 @@ def pose(
     fitted = [latency.identity for latency in latencies.values()]
     origin = _origin(spec.train, space, data, folder, narrator)
     begun = [origin] if origin is not None else []
+    taught = [f"teacher {teacher_identity(spec.train.teacher)}"] if spec.train.teacher else []
     costs = [f"cost model {COST_MODEL_VERSION}", *(target.content() for target in targets.values())]
-    identity = spec.identity(data.identity, *costs, *own, *fitted, *begun)
+    identity = spec.identity(data.identity, *costs, *own, *fitted, *begun, *taught)
     return Problem(spec, space, targets, goal, data, identity, latencies, folder / TABLES, origin)
 
 
@@ -205,24 +207,32 @@ def load_images(spec: StudySpec, space: SearchSpace, folder: Path, narrator: Nar
             resolution=space.max_resolution,
             seed=data.seed,
             limit=data.limit,
+            flip=data.flip,
             cache=folder / "images",
             progress=lambda done, total: update(done, total, ""),
         )
 
 
 def with_full_paths(spec: StudySpec) -> StudySpec:
-    """Paths made absolute, so that a study goes on from any working directory."""
+    """Paths made absolute, so that a study goes on from any working directory. Raises UsageError when the files of
+    train.teacher are not there.
+    """
     source = spec.data.source
     if source.partition(":")[0] != "procedural" and Path(source).is_dir():
         source = str(Path(source).resolve())
     # What is a file: as in `hw_models.load_target`.
     targets = tuple(str(Path(t).resolve()) if t.endswith(".toml") or "/" in t else t for t in spec.search.targets)
     plugin = str(Path(spec.space.plugin).resolve()) if spec.space.plugin else None
-    start = spec.train.warm_start
+    start, teacher = spec.train.warm_start, spec.train.teacher
+    train = replace(
+        spec.train,
+        warm_start=str(Path(start).resolve()) if start else "",
+        teacher=full_teacher(teacher) if teacher else "",
+    )
     return replace(
         spec,
         space=replace(spec.space, plugin=plugin),
         data=replace(spec.data, source=source),
-        train=replace(spec.train, warm_start=str(Path(start).resolve()) if start else ""),
+        train=train,
         search=replace(spec.search, targets=targets),
     )

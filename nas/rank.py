@@ -20,7 +20,7 @@ from nas.problem import Problem, pose
 from nas.progress import Narrator
 from nas.search import train_for
 from nas.spec import StudySpec, TrainSpec
-from nas.trainings import Outcome, Training, Workshop, check_place, train_all
+from nas.trainings import Outcome, Training, Workshop, check_place, train_all_shown
 from nas.workers import one_thread
 from search_spaces.architecture import Architecture
 
@@ -129,26 +129,15 @@ def run_rank(
     try:
         trained = train_for(problem, folder, narrator)
         one_shot = _one_shot(problem.evaluator(trained.supernet, trained.identity), drawn, narrator)
-        alone = _alone(workshop, drawn, workers, address, narrator)
+        trainings = [Training(each.number, each.architecture) for each in drawn]
+        ended = train_all_shown(workshop, trainings, "training each alone", narrator, workers=workers, address=address)
+        alone = {outcome.number: outcome for outcome in ended}
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"interrupted: finished trainings and the state of those under way are in {folder / 'trainings'}; run the "
             "same command again to go on"
         ) from error
-    networks = [
-        Ranked(
-            number=each.number,
-            architecture=each.architecture,
-            band=each.band,
-            params=int(each.cost["params"]),
-            macs=int(each.cost["macs"]),
-            latency_s=float(each.cost["latency_s"]),
-            one_shot=one_shot[each.number],
-            alone=_val(alone[each.number]),
-            alone_search=alone[each.number].search,
-        )
-        for each in drawn
-    ]
+    networks = [_ranked(each, one_shot[each.number], alone[each.number]) for each in drawn]
     home = folder / "ranks" / _name(problem, workshop, trained.identity, count, seed)
     ranking = Ranking(
         networks,
@@ -165,7 +154,8 @@ def run_rank(
 
 
 def draw(problem: Problem, count: int, seed: int) -> list[Drawn]:
-    """`count` different networks that meet every demand that needs no image, as many in each band of macs.
+    """`count` different networks that meet every demand that needs no image, from each band of macs in turn: as many of
+    each, until one has no more.
 
     Raises UsageError when the space, or what the demands leave of it, has too few.
     """
@@ -235,29 +225,19 @@ def _one_shot(evaluator: Evaluator, drawn: Sequence[Drawn], narrator: Narrator) 
     return found
 
 
-def _alone(
-    workshop: Workshop, drawn: Sequence[Drawn], workers: int, address: str | None, narrator: Narrator
-) -> dict[int, Outcome]:
-    trainings = [Training(each.number, each.architecture) for each in drawn]
-    with narrator.bar("training each alone") as update:
-        outcomes: dict[int, Outcome] = {}
-        steps = dict.fromkeys((training.number for training in trainings), 0)
-        total = workshop.spec.steps * len(trainings)
-
-        def report(number: int, done: int, loss: float) -> None:
-            steps[number] = done
-            update(sum(steps.values()), total, f"{len(outcomes)} of {len(trainings)} networks, loss {loss:.2f}")
-
-        for outcome in train_all(workshop, trainings, workers=workers, address=address, report=report):
-            outcomes[outcome.number] = outcome
-            steps[outcome.number] = workshop.spec.steps
-            update(sum(steps.values()), total, f"{len(outcomes)} of {len(trainings)} networks")
-    return outcomes
-
-
-def _val(outcome: Outcome) -> Accuracy:
-    assert outcome.val is not None, "without halving every training ends"
-    return outcome.val
+def _ranked(drawn: Drawn, one_shot: Accuracy, alone: Outcome) -> Ranked:
+    assert alone.val is not None, "without halving every training ends"
+    return Ranked(
+        number=drawn.number,
+        architecture=drawn.architecture,
+        band=drawn.band,
+        params=int(drawn.cost["params"]),
+        macs=int(drawn.cost["macs"]),
+        latency_s=float(drawn.cost["latency_s"]),
+        one_shot=one_shot,
+        alone=alone.val,
+        alone_search=alone.search,
+    )
 
 
 def _name(problem: Problem, workshop: Workshop, supernet: str, count: int, seed: int) -> str:

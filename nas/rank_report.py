@@ -47,10 +47,11 @@ def claims(ranking: Ranking) -> list[str]:
     """What the figures are: of how many networks, on how many images, after how much training."""
     found, first = ranking.agreement, ranking.networks[0]
     alone, shared = ranking.train, ranking.supernet
+    counts = ", ".join(str(sum(n.band == band for n in ranking.networks)) for band in range(BANDS))
     spread = sorted(network.alone.top1 for network in ranking.networks)
     return [
-        f"{found.networks} networks of the space, as many in each of {BANDS} bands of macs; intervals hold 90 percent "
-        f"of {BOOTSTRAP} resamples of the networks.",
+        f"{found.networks} networks of the space, {counts} in the {BANDS} bands of macs; intervals hold 90 percent of "
+        f"{BOOTSTRAP} resamples of the networks.",
         f"Truth: each trained alone from fresh weights for {alone.steps} steps of {alone.batch_size} images, "
         f"quantized, top-1 on {first.alone.samples} validation images: {spread[0]:.1%} to {spread[-1]:.1%}.",
         f"One-shot: supernet of {shared.steps} steps of {shared.batch_size} images, quantized, top-1 on "

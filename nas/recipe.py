@@ -45,7 +45,10 @@ def training_batch(bundle: DataBundle, spec: TrainSpec, resolution: int, step: i
     per_epoch = len(source) // size
     epoch, position = divmod(step, per_epoch)
     order = np.random.default_rng((spec.seed, epoch, 2)).permutation(len(source))
-    rows = np.sort(order[position * size : (position + 1) * size])
+    rows = order[position * size : (position + 1) * size]
+    mixes = (spec.mixup or spec.cutmix) and size % 2 == 0
+    if not mixes:  # images are mixed in pairs by place: in the order drawn, pairs are chance; sorted, as classes lie
+        rows = np.sort(rows)
     share = group.share(size)
     images = source.batch(rows[share], resolution, "cpu" if spec.rand_augment else group.device)
     if spec.rand_augment:
@@ -54,7 +57,7 @@ def training_batch(bundle: DataBundle, spec: TrainSpec, resolution: int, step: i
     generator = torch.Generator().manual_seed(spec.seed * 1_000_003 + step)
     images = augment(images.to(group.device), generator, flip=bundle.flip, share=share, joint=size)
     labels = torch.from_numpy(source.labels[rows[share]]).to(group.device)
-    if (spec.mixup or spec.cutmix) and size % 2 == 0:
+    if mixes:
         images, labels = mixed(
             images, labels, bundle.num_classes, spec.mixup, spec.cutmix, spec.label_smoothing, (spec.seed, step)
         )
@@ -70,7 +73,8 @@ def resized(images: Tensor, resolution: int) -> Tensor:
 
 
 def schedule(step: int, steps: int, warmup_steps: int) -> float:
-    """Learning rate factor in (0, 1]: linear warm-up, then half a cosine to zero."""
+    """Learning rate factor in (0, 1]: linear warm-up, of half of the steps at most, then half a cosine to zero."""
+    warmup_steps = min(warmup_steps, steps // 2)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return 0.5 * (1 + float(np.cos(np.pi * (step - warmup_steps) / max(1, steps - warmup_steps))))

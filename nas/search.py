@@ -106,7 +106,10 @@ def _name_of_study(store: Store, problem: Problem, config: str, name: str | None
 
 def _changes(record: StudyRecord, spec: StudySpec) -> str:
     try:
-        return ", ".join(differences(record.spec, spec)) or "the images, a target file or the version of this program"
+        return (
+            ", ".join(differences(record.spec, spec))
+            or "the images, a file that it names or the version of this program"
+        )
     except UsageError:
         return "another version of this program made it"
 

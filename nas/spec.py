@@ -19,7 +19,8 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 """The studies that ship, one TOML each."""
 
 SUPERNET_VERSION = 5
-"""Raised when training or sharing gives other weights for the same spec: supernets train anew, studies are new ones."""
+"""Raised when training or sharing gives other weights for the same spec: supernets train anew, studies are new ones.
+Where it does so for few specs, `TrainSpec.revisions` says it for these alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,16 @@ class SpaceSpec:
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """Which images. `limit` keeps that many training images; None keeps all."""
+    """Which images.
+
+    limit: at most that many training images, search images among them, and as many validation images; None: all.
+    flip: a mirrored image has the same class, and training mirrors half of them; false for text, digits, arrows.
+    """
 
     source: str = "procedural"
     limit: int | None = None
     seed: int = 0
+    flip: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class TrainSpec:
     teacher: a timm model with weights on this machine that the largest network learns from (`nas.teacher`); "" none.
     warm_start: file of a trained supernet of this space or a wider one whose weights are the first ones; "" fresh ones.
 
+    warmup_steps: of linear warm-up, at most half of the steps; the rest is half a cosine to zero.
     clip_norm: bound of the gradient's norm per network of a step; 0: none.
     drop_path: probability at which the last residual branch is left out, falling linearly to 0 at the first.
     ema: decay of the moving average of the weights, which is then what is kept; 0: the weights themselves.
@@ -96,6 +103,12 @@ class TrainSpec:
     compile: bool = False
     seed: int = 0
     checkpoint_every: int = 50
+
+    @property
+    def revisions(self) -> list[str]:
+        """What trains otherwise than by the same entries before, as an identity adds it; nothing for most."""
+        paired = ["pairs are drawn"] if self.mixup or self.cutmix else []
+        return paired + (["warm-up is half"] if self.warmup_steps > self.steps // 2 else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +179,19 @@ class StudySpec:
     def identity(self, *facts: str) -> str:
         """Sixteen hexadecimal digits that name the study, whatever its length and speed; others with SUPERNET_VERSION.
 
-        facts: what data.source, search.targets, space.plugin and train.warm_start stood for (content of images and
-        of files). They take the place of the names: a moved folder is the same study, a changed file is another.
+        facts: what data.source, search.targets, space.plugin, train.warm_start and train.teacher stood for (content of
+        images and of files). They take the place of the names: a moved folder is the same study, a changed file is
+        another.
         """
         content = self.to_dict()
         del content["search"]["trials"], content["train"]["checkpoint_every"], content["search"]["calibrations"]
         if content["space"]["multiplex"] == 1:  # as studies without that entry were named
             del content["space"]["multiplex"]
         del content["data"]["source"], content["search"]["targets"], content["train"]["warm_start"]
+        del content["data"]["flip"]  # a fact of the images where it is false
+        content["train"]["teacher"] = ""
         content["space"].pop("plugin", None)
-        text = json.dumps([SUPERNET_VERSION, content, *facts], sort_keys=True)
+        text = json.dumps([SUPERNET_VERSION, content, *facts, *self.train.revisions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -19,6 +19,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from nas.errors import NasError, UsageError
+from nas.files import found_path, kept_path
 from nas.objectives import suggestion
 from nas.spec import StudySpec, to_toml
 from nas.trial import Trial
@@ -70,14 +71,14 @@ class StudyRecord:
     """A study as the database has it.
 
     config: the study file it came from. spec_toml: its settings, read when they are asked for, so that a study
-    of another version bars none but itself. supernet: path of the trained weights, None before training has ended.
+    of another version bars none but itself. supernet: where the trained weights lie, None before training has ended.
     """
 
     name: str
     identity: str
     config: str
     spec_toml: str
-    supernet: str | None
+    supernet: Path | None
     touched_at: str
 
     @property
@@ -134,7 +135,17 @@ class Store:
         """Newest first: the one that was searched last."""
         with database_errors(self.url), self._engine.connect() as connection:
             rows = connection.execute(sa.select(_STUDIES).order_by(_STUDIES.c.touched_at.desc())).all()
-        return [StudyRecord(row.name, row.identity, row.config, row.spec, row.supernet, row.touched_at) for row in rows]
+        return [
+            StudyRecord(
+                row.name,
+                row.identity,
+                row.config,
+                row.spec,
+                found_path(row.supernet, self.folder) if row.supernet else None,
+                row.touched_at,
+            )
+            for row in rows
+        ]
 
     def study(self, name: str | None = None) -> StudyRecord:
         """The named study, or the newest. Raises UsageError when there is none."""
@@ -173,8 +184,9 @@ class Store:
             return {name: text for name, text in connection.execute(query)}
 
     def set_supernet(self, name: str, path: Path) -> None:
+        kept = kept_path(path, self.folder)
         with database_errors(self.url), self._engine.begin() as connection:
-            connection.execute(sa.update(_STUDIES).where(_STUDIES.c.name == name).values(supernet=str(path)))
+            connection.execute(sa.update(_STUDIES).where(_STUDIES.c.name == name).values(supernet=kept))
 
     def add_trial(self, study: str, trial: Trial) -> None:
         """Committed when this returns. Raises NasError when another process has written the same trial."""
@@ -216,8 +228,9 @@ class Store:
             _FINALISTS.create(self._engine, checkfirst=True)
 
     def put_finalist(self, study: str, number: int, record: Mapping[str, Any]) -> None:
-        """Enter or replace how trial `number` does when it is trained by itself."""
-        row = {"study": study, "number": number, "record": json.dumps(dict(record))}
+        """Enter or replace how trial `number` does when it is trained by itself; its `path` may be of a file."""
+        kept = {**record, "path": kept_path(Path(record["path"]), self.folder)}
+        row = {"study": study, "number": number, "record": json.dumps(kept)}
         with database_errors(self.url), self._engine.begin() as connection:
             key = (_FINALISTS.c.study == study) & (_FINALISTS.c.number == number)
             connection.execute(sa.delete(_FINALISTS).where(key))
@@ -229,9 +242,13 @@ class Store:
         with database_errors(self.url), self._engine.connect() as connection:
             if not sa.inspect(connection).has_table(_FINALISTS.name):
                 return {}
-            return {
+            records = {
                 number: json.loads(text) for number, text in connection.execute(query.order_by(_FINALISTS.c.number))
             }
+        return {
+            number: {**record, "path": str(found_path(record["path"], self.folder))}
+            for number, record in records.items()
+        }
 
     def close(self) -> None:
         self._engine.dispose()

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nas.errors import NothingFeasible, UsageError
+from nas.errors import NasError, NothingFeasible, UsageError
 from nas.front import covered, front, reference
 from nas.objectives import Goal, parse_constraints, resolve_goal
 from nas.spec import StudySpec
@@ -62,6 +62,16 @@ class Study:
     def artifacts(self) -> Path:
         """Where the dashboard finds attached files."""
         return self.root / "artifacts"
+
+    @property
+    def trained_supernet(self) -> Path:
+        """File of the trained weights. Raises UsageError when nothing was trained yet, NasError when it is gone."""
+        if self.supernet is None:
+            raise UsageError(f"study {self.name} has no trained supernet yet; run its search first")
+        if not self.supernet.is_file():
+            cure = f"nas train --config {self.folder / 'study.toml'} --dir {self.root}"
+            raise NasError(f"{self.supernet} is gone; `{cure}` makes it again")
+        return self.supernet
 
     def trial(self, number: int) -> Trial:
         """Raises UsageError when there is no such trial, or it was never scored."""
@@ -135,7 +145,7 @@ def read_study(store: Store, name: str | None = None) -> Study:
         goal=resolve_goal(search.objectives, search.constraints, targets),
         trials=trials,
         validations=store.validations(record.name),
-        supernet=Path(record.supernet) if record.supernet else None,
+        supernet=record.supernet,
         finalists=store.finalists(record.name),
         targets=store.targets(record.name),
     )

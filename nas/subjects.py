@@ -26,8 +26,8 @@ from nas.trace import TraceError, trace_module
 from search_spaces.architecture import Architecture
 from search_spaces.layers import ConvNorm
 from search_spaces.mixers import MIXERS
-from search_spaces.network import Head, MetaFormerBlock, build_network, fold, fold_
-from search_spaces.parts import NetworkPart, network_parts
+from search_spaces.network import Head, MetaFormerBlock, build_network, fold
+from search_spaces.parts import NetworkPart, folded, network_parts
 from search_spaces.stems import Stem
 
 
@@ -153,9 +153,7 @@ def described_part(description: str) -> NetworkPart:
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{description[:80]!r} does not describe a block ({error}); measure it again") from error
 
-    def build() -> nn.Module:
-        return fold_(nn.Sequential(cls(**arguments)))[0].eval()  # type: ignore[index]
-
+    build = folded(lambda: cls(**arguments))
     return NetworkPart(part_key(description), spec, build, (1, channels, size, size))
 
 

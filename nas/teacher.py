@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +68,8 @@ def load_teacher(word: str, bundle: DataBundle, device: torch.device | str = "cp
 
 
 def largest_teacher(supernet: Supernet, arch: Architecture, bundle: DataBundle, device: torch.device | str) -> Teacher:
-    """The network of `supernet` with the mixers of `arch` and the largest of every size, resolution included: what the
-    in-place distillation of the supernet's training learned from."""
+    """The network of `supernet` with the kinds of `arch` (mixers, norm, stem, gate, ...) and the largest of every size,
+    resolution included: what the in-place distillation of the supernet's training learned from."""
     big = largest(supernet.space, arch)
     network = supernet.subnet(big)
     rows = np.random.default_rng(0).permutation(len(bundle.train))[:_NORM_IMAGES]
@@ -87,10 +86,9 @@ def largest(space: SearchSpace, arch: Architecture) -> Architecture:
     """`arch` with every size (depth, width, expansion, resolution, ...) at its largest. Blocks that the greater depth
     adds take the choices of the last block that `arch` has in the stage."""
     genome = space.encode(arch)
-    kinds = ("mixer", "norm", "activation", "bits")
     for choice in space.choices:
         prefix, _, word = choice.name.rpartition(".")
-        if word not in kinds:
+        if choice.is_size:
             genome[choice.name] = choice.values[-1]
         elif ".block" in prefix:
             stage, _, number = prefix.partition(".block")
@@ -99,14 +97,6 @@ def largest(space: SearchSpace, arch: Architecture) -> Architecture:
             if int(number) > last and genome[source] in choice.values:
                 genome[choice.name] = genome[source]
     return space.decode(genome)
-
-
-def weights_identity(word: str) -> str:
-    """Of the teacher's weights as far as they lie in a file that `word` names: part of a training's identity."""
-    for path in (Path(word) / "model.safetensors", Path(word.partition(":")[2])):
-        if path.is_file():
-            return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return word
 
 
 def _timm_network(word: str) -> nn.Module:

@@ -31,7 +31,8 @@ from nas.loop import Progress, Trainee, run_steps
 from nas.losses import alpha_divergence, kl, label_loss
 from nas.recipe import Batch, dropped_paths, make_optimizer, resized, training_batch, update
 from nas.spec import SUPERNET_VERSION, TrainSpec
-from nas.teacher import Teacher, load_teacher, weights_identity
+from nas.teacher import Teacher, load_teacher
+from nas.teacher_files import teacher_identity
 from nas.warm_start import origin_identity, warm_start_
 from search_spaces.architecture import Architecture
 from search_spaces.space import UNORDERED, SearchSpace
@@ -58,9 +59,18 @@ def supernet_identity(space: SearchSpace, bundle: DataBundle, spec: TrainSpec, o
     description["choices"] = {k: v for k, v in description["choices"].items() if k.split(".")[-1] != "bits"}
     training = asdict(spec)
     del training["checkpoint_every"], training["warm_start"]
-    content = [SUPERNET_VERSION, description, bundle.identity, bundle.num_classes, bundle.in_chans, training]
+    training["teacher"] = ""  # what it names is below
+    content = [
+        SUPERNET_VERSION,
+        description,
+        bundle.identity,
+        bundle.num_classes,
+        bundle.in_chans,
+        training,
+        *spec.revisions,
+    ]
     if spec.teacher:
-        content.append(weights_identity(spec.teacher))
+        content.append(["teacher", teacher_identity(spec.teacher)])
     if spec.warm_start:
         content.append(["warm start", origin_identity(spec.warm_start) if origin is None else origin])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -209,11 +219,10 @@ def sandwich(space: SearchSpace, spec: TrainSpec, step: int) -> list[Architectur
     rng = np.random.default_rng((spec.seed, step, 1))
     genomes = [space.sample(rng) for _ in range(count)]
     for choice in space.choices:
-        last_word = choice.name.split(".")[-1]
-        if last_word in UNORDERED:
+        if choice.word in UNORDERED:
             for number, genome in enumerate(genomes if spec.fairness else []):
                 genome[choice.name] = _dealt(choice.name, choice.values, spec.seed, first_draw + number)
-        elif last_word != "bits":
+        elif choice.is_size:
             offered = choice.values[round((1 - grown) * (len(choice.values) - 1)) :]
             for genome in genomes:
                 if genome[choice.name] not in offered:

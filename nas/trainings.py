@@ -22,12 +22,14 @@ from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data.bundle import DataBundle
 from nas.errors import NasError
 from nas.evaluate import Scoring
-from nas.files import sole_user, write_whole
+from nas.files import found_path, kept_path, sole_user, write_whole
 from nas.halving import Halving, Rung
 from nas.loop import Enough, Progress, check_budget
+from nas.progress import Narrator
 from nas.spec import EvaluateSpec, TrainSpec
 from nas.standalone import train_alone
-from nas.teacher import largest_teacher, load_teacher, weights_identity
+from nas.teacher import largest_teacher, load_teacher
+from nas.teacher_files import teacher_identity
 from nas.train import load_supernet
 from nas.workers import one_thread, refuse_torchrun
 from search_spaces.architecture import Architecture
@@ -53,6 +55,9 @@ _OF_SUPERNETS = (
     "checkpoint_every",
 )
 """Entries of TrainSpec that a training alone does not depend on; its teacher is named beside the spec."""
+
+_KINDS_ONCE_SIZES = {"stem", "channel_mixer", "gate"}
+"""Genes of which a teacher from the supernet once had the last value on offer, not its pupil's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +139,15 @@ class Workshop:
     def identity(self, training: Training) -> str:
         """Sixteen hexadecimal digits of all that its weights depend on. Bit widths are not among them."""
         spec = {key: value for key, value in asdict(self.spec).items() if key not in _OF_SUPERNETS}
-        arch = training.architecture
+        arch, teacher = training.architecture, training.teacher
+        if teacher not in ("none", "supernet"):
+            teacher = teacher_identity(teacher)
         content: list[Any] = [FORMAT, "alone", network_kwargs(arch), spec, self.bundle.identity]
-        content += [self.bundle.num_classes, self.bundle.in_chans, training.weights, training.teacher]
+        content += [self.bundle.num_classes, self.bundle.in_chans, training.weights, teacher, *self.spec.revisions]
         if training.weights == "inherited" or training.teacher == "supernet":
             content.append(self.weights_of_supernet.identity)
-        elif training.teacher != "none":
-            content.append(weights_identity(training.teacher))
+        if teacher == "supernet" and {c.word for c in self.weights_of_supernet.space.free} & _KINDS_ONCE_SIZES:
+            content.append("a teacher has its pupil's kinds")
         if self.plugin is not None:
             content.append(self.plugin.identity)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -149,11 +156,15 @@ class Workshop:
         return self.folder / "trainings" / self.identity(training)
 
     def outcome(self, training: Training) -> Outcome | None:
-        """That of a training which has ended."""
+        """That of a training which has ended; None also where the weights of a finished one are gone."""
         path = self._result(training)
         if not path.is_file():
             return None
-        return Outcome.from_dict(json.loads(path.read_text(encoding="utf-8")) | {"number": training.number})
+        record = json.loads(path.read_text(encoding="utf-8"))
+        weights = found_path(record["path"], self.folder)
+        if not record["stopped"] and not weights.is_file():
+            return None
+        return Outcome.from_dict(record | {"number": training.number, "path": weights})
 
     def train(self, training: Training, progress: Progress | None = None) -> Outcome:
         """Train it, or go on with it, and score it; on disk when this returns.
@@ -167,13 +178,15 @@ class Workshop:
         home = self.home(training)
         with sole_user(home, f"training {home.name}"):
             outcome = self._train(training, home, progress)
-            write_whole(self._result(training), json.dumps(outcome.to_dict(), indent=1) + "\n")
+            kept = outcome.to_dict() | {"path": kept_path(outcome.path, self.folder)}
+            write_whole(self._result(training), json.dumps(kept, indent=1) + "\n")
         return outcome
 
     def _train(self, training: Training, home: Path, progress: Progress | None) -> Outcome:
         arch, finished = training.architecture, home / "network.safetensors"
-        header = {"kind": "stand-alone", "identity": home.name, "train": asdict(self.spec)}
+        header: dict[str, Any] = {"kind": "stand-alone", "identity": home.name, "train": asdict(self.spec)}
         header |= {"architecture": arch.to_dict(), "weights": training.weights, "teacher": training.teacher}
+        header["threads"] = torch.get_num_threads()
         if not finished.exists():
             try:
                 network = train_alone(
@@ -295,6 +308,32 @@ def train_all(
         return
     for training in waiting:
         yield workshop.train(training, _progress(training, report))
+
+
+def train_all_shown(
+    workshop: Workshop,
+    trainings: Sequence[Training],
+    title: str,
+    narrator: Narrator,
+    *,
+    workers: int = 0,
+    address: str | None = None,
+) -> Iterator[Outcome]:
+    """As `train_all`, beneath a bar of that title."""
+    total = workshop.spec.steps * len(trainings)
+    steps = dict.fromkeys((training.number for training in trainings), 0)
+    ended = 0
+    with narrator.bar(title) as update:
+
+        def report(number: int, done: int, loss: float) -> None:
+            steps[number] = done
+            update(sum(steps.values()), total, f"{ended} of {len(trainings)} networks, loss {loss:.2f}")
+
+        for outcome in train_all(workshop, trainings, workers=workers, address=address, report=report):
+            yield outcome
+            ended += 1
+            steps[outcome.number] = workshop.spec.steps
+            update(sum(steps.values()), total, f"{ended} of {len(trainings)} networks")
 
 
 def check_place(address: str | None) -> None:

@@ -31,15 +31,17 @@ class NetworkPart:
     module: tuple[Any, ...] = ()
 
 
+def folded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """What makes the module of `make` in the form in which it runs: folded, in evaluation mode."""
+
+    def build() -> nn.Module:
+        return fold_(nn.Sequential(make()))[0].eval()  # type: ignore[index]
+
+    return build
+
+
 def network_parts(arch: Architecture, num_classes: int, in_chans: int = 3) -> Iterator[NetworkPart]:
     """Stem, downsamplings, blocks and head of `arch` in order of execution, in the folded form in which they run."""
-
-    def folded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        def build() -> nn.Module:
-            module = nn.Sequential(make())
-            return fold_(module)[0].eval()  # type: ignore[index]
-
-        return build
 
     def part(name: str, cls: type[nn.Module], side: int, chans: int, source: str = "", **kwargs: Any) -> NetworkPart:
         spec = (cls.__name__, source, chans, side, *sorted(kwargs.items()))

@@ -30,6 +30,16 @@ class Choice:
         if not self.values or len(set(self.values)) != len(self.values):
             raise ValueError(f"choice {self.name} needs distinct values, at least one, but got {self.values}")
 
+    @property
+    def word(self) -> str:
+        """Last word of the name: what the gene is about, wherever it stands."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def is_size(self) -> bool:
+        """Whether values go from small to large in what a network can learn; kinds and bit widths do not."""
+        return self.word not in UNORDERED and self.word != "bits"
+
 
 BLOCK_GENES = ("mixer", "expansion", "bits", "channel_mixer", "gate")
 """Genes of a block, or of all blocks of a stage."""
@@ -84,7 +94,7 @@ class SearchSpace:
     @property
     def closed(self) -> dict[str, tuple[Value, ...]]:
         """Last word of a gene -> values on the menu that no gene of that name offers yet."""
-        offered = {(choice.name.split(".")[-1], value) for choice in self.choices for value in choice.values}
+        offered = {(choice.word, value) for choice in self.choices for value in choice.values}
         missing = {gene: tuple(v for v in values if (gene, v) not in offered) for gene, values in self.openable.items()}
         return {gene: values for gene, values in missing.items() if values}
 
@@ -230,21 +240,22 @@ class SearchSpace:
 
     def restrict(self, allowed: Mapping[str, list[Value] | tuple[Value, ...]]) -> SearchSpace:
         """The space with other values for some genes; a gene may be given by its last word for all stages at once
-        (`bits`, `mixer`, `expansion`, `depth`), or by stage and last word for all blocks of the stage. Genes that
-        are `openable` may have more than they had, others only lose values. Values keep their order.
+        (`bits`, `mixer`, `expansion`, `depth`), or by stage and last word for all blocks of the stage. What is said of
+        a stage holds against what is said of all, and of a block against its stage, whatever the order of `allowed`.
+        Genes that are `openable` may have more than they had, others only lose values. Values keep their order.
 
         Raises ValueError naming the gene, the value and what is on offer.
         """
         choices = {choice.name: choice for choice in self.choices}
-        for gene, values in allowed.items():
+        for gene, values in sorted(allowed.items(), key=lambda entry: entry[0].count(".")):  # general ones first
             names = [name for name in choices if gene in _names_of(name)]
             if not names:
-                last_words = sorted({name.split(".")[-1] for name in choices} | set(choices))
+                last_words = sorted({choice.word for choice in self.choices} | set(choices))
                 near = difflib.get_close_matches(gene, last_words, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(last_words)}"
                 raise ValueError(f"space {self.name}/{self.preset} has no choice {gene!r}; {hint}")
             wanted = list(values) if isinstance(values, list | tuple) else [values]
-            on_menu = {name: self.openable.get(name.split(".")[-1], choices[name].values) for name in names}
+            on_menu = {name: self.openable.get(choices[name].word, choices[name].values) for name in names}
             offered = {value for values in on_menu.values() for value in values}
             if unknown := [value for value in wanted if value not in offered]:
                 shown = sorted(offered, key=lambda value: (str(type(value)), value))
@@ -275,8 +286,7 @@ class SearchSpace:
     @staticmethod
     def _is_usual(choice: Choice) -> bool:
         """Whether a description says nothing by naming this choice: its one value is the usual, or named elsewhere."""
-        last_word = choice.name.split(".")[-1]
-        return len(choice.values) == 1 and (last_word == "stem" or USUAL.get(last_word) == choice.values[0])
+        return len(choice.values) == 1 and (choice.word == "stem" or USUAL.get(choice.word) == choice.values[0])
 
 
 def _names_of(gene: str) -> set[str]:

@@ -89,6 +89,17 @@ def test_search_prints_the_front_and_what_to_type_next(nas, folder, tmp_path):
     assert (status, summary["trials"], summary["scored"]) == (0, 6, 6)
 
 
+def test_train_trains_what_a_search_on_the_same_target_uses(nas, tmp_path):
+    config, mine = small_toml(tmp_path, search_trials=2), tmp_path / "mine.toml"
+    mine.write_text('like = "npu_40tops"\n[legality]\ndepthwise_kernels = { value = [3], source = "a guess" }\n')
+    status, out, said = nas("train", "--config", config, "--dir", tmp_path, "--target", mine, "--json")
+    trained = json.loads(out)
+    assert (status, trained["reused"]) == (0, False)
+    assert "mine cannot run them: dwconv5" in said
+    status, out, _ = nas("search", "--config", config, "--dir", tmp_path, "--target", mine, "--json")
+    assert (status, json.loads(out)["supernet"]) == (0, str(tmp_path / trained["path"]))
+
+
 def test_pareto_in_every_form(nas, folder, tmp_path):
     status, out, _ = nas("pareto", "--dir", folder, "--json")
     front = json.loads(out)

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -18,7 +19,9 @@ from nas.errors import NothingFeasible, UsageError
 from nas.export_study import export_trials
 from nas.finalists import choose, run_finalists
 from nas.finalists_report import finalists_rows, finalists_table
+from nas.problem import pose, space_of
 from nas.search import run_search
+from nas.spec import override
 from nas.study import Study, open_study
 from nas.teacher import largest
 from nas.train import load_supernet
@@ -88,8 +91,6 @@ def test_training_begins_with_the_inherited_weights(finished, searched):
     still = run_finalists(searched, top=1, steps=1, learning_rate=1e-12, teacher="none")
     (number,) = {n for n, record in still.finalists.items() if record["steps"] == 1}
     record = still.finalists[number]
-    from nas.problem import pose
-
     problem = pose(searched.spec, searched.root)
     _, header = load_checkpoint(searched.supernet)
     supernet = load_supernet(searched.supernet, problem.space, problem.data, header["identity"])
@@ -100,17 +101,26 @@ def test_training_begins_with_the_inherited_weights(finished, searched):
     assert run_finalists(finished, top=2, steps=3).finalists[number] == finished.finalists[number]
 
 
-def test_the_teacher_has_the_largest_sizes_and_the_mixers_of_its_pupil(searched):
-    from nas.problem import space_of
-
-    space = space_of(searched.spec.space)
-    for trial in searched.trials:
-        genome, big = space.encode(trial.architecture), space.encode(largest(space, trial.architecture))
-        for choice in space.choices:
-            word = choice.name.split(".")[-1]
-            same = word in ("mixer", "norm", "activation")
-            if word != "bits":
-                assert big[choice.name] == (genome[choice.name] if same else choice.values[-1])
+@pytest.mark.parametrize("granularity", ["stage", "block"])
+def test_the_teacher_has_the_largest_sizes_and_the_kinds_of_its_pupil(granularity):
+    opened = {"stem": ["conv3s2", "conv7s4"], "channel_mixer": ["mlp", "dwconv_ffn"], "gate": ["none", "se"]}
+    space = space_of(override(small_spec(space_choices=CHOICES | opened), {"space.granularity": granularity}).space)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        pupil = space.decode(space.sample(rng))
+        teacher = largest(space, pupil)
+        assert (teacher.stem, teacher.resolution) == (pupil.stem, 24)
+        for number, (own, big) in enumerate(zip(pupil.stages, teacher.stages, strict=True), start=1):
+            assert (own.norm, own.activation) == (big.norm, big.activation)
+            assert (len(big.blocks), big.width) == (2, space[f"stage{number}.width"].values[-1])
+            for row, block in enumerate(big.blocks):
+                like = own.blocks[min(row, len(own.blocks) - 1)]
+                kinds = [(b.mixer_token, b.channel_mixer, b.gate) for b in (block, like)]
+                assert kinds[0] == kinds[1]
+                seen.add((teacher.stem, *kinds[0]))
+    assert {row[0] for row in seen} == set(opened["stem"])
+    assert {row[2:] for row in seen} == {(c, g) for c in opened["channel_mixer"] for g in opened["gate"]}
 
 
 @pytest.mark.slow

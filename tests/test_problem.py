@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.errors import UsageError
 from nas.objectives import resolve_goal
 from nas.problem import load_targets, space_of, with_full_paths
 from nas.samplers import SAMPLERS
@@ -39,3 +40,22 @@ def test_a_target_file_is_found_again_from_anywhere(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     spec = override(StudySpec(), {"search.targets": ["npu_40tops", "mine.toml", "./mine"]})
     assert with_full_paths(spec).search.targets == ("npu_40tops", str(tmp_path / "mine.toml"), str(tmp_path / "mine"))
+
+
+def test_a_teacher_is_found_again_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taught").mkdir()
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    for word, full in (
+        ("taught", str(tmp_path / "taught")),
+        ("resnet18:w.safetensors", f"resnet18:{tmp_path / 'w.safetensors'}"),
+        ("resnet18", "resnet18"),
+        ("", ""),
+    ):
+        assert with_full_paths(override(StudySpec(), {"train.teacher": word})).train.teacher == full
+    for word in ("resnet18:absent.safetensors", "absent/taught"):
+        with pytest.raises(
+            UsageError, match=r"there is no absent\S+, which the teacher .* put it back, or give"
+        ) as said:
+            with_full_paths(override(StudySpec(), {"train.teacher": word}))
+        assert "\n" not in str(said.value)

@@ -63,7 +63,8 @@ def test_the_figures_follow_from_the_networks_listed(ranking):
 def test_table_text_and_plot_say_what_they_show(ranking):
     for text in (rank_table(ranking), rank_text(ranking)):
         assert "one-shot top-1" in text
-        assert "5 networks of the space" in text
+        counts = ", ".join(map(str, np.bincount([network.band for network in ranking.networks], minlength=BANDS)))
+        assert f"5 networks of the space, {counts} in the 4 bands of macs" in text
         assert "top-1 on 40 validation images" in text
         assert "predicted for npu_40tops" in text
     assert rank_picture(ranking).startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ from small_networks import small_architecture
 from nas.averaging import Average
 from nas.data import load_data
 from nas.data.augment import augment
-from nas.data.mixing import check_rand_augment, mixed, rand_augmented
+from nas.data.mixing import _rand_augment, check_rand_augment, mixed, rand_augmented
 from nas.errors import UsageError
 from nas.group import Group
 from nas.losses import alpha_divergence, kl, label_loss
@@ -136,6 +136,47 @@ def test_batches_follow_from_seed_and_step_and_leave_global_generators_alone(bun
     assert not torch.equal(first.images, other.images)
 
 
+def test_images_whose_mirror_image_is_of_another_class_are_not_mirrored(bundle):
+    """Against all shifts of the image itself: mirrored ones are among those of its mirror image."""
+    still = load_data("procedural:train=200,val=40", resolution=16, flip=False)
+    assert still.identity != bundle.identity
+    order = np.random.default_rng((SPEC.seed, 0, 2)).permutation(len(bundle.train))
+    plain = bundle.train.batch(np.sort(order[:8]), 16)
+
+    def shifted(images: torch.Tensor) -> list[torch.Tensor]:
+        wide = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+        return [wide[:, :, y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
+
+    def mirrored(batch: torch.Tensor) -> int:
+        near = [
+            torch.stack([(batch - s).abs().amax((1, 2, 3)) for s in shifted(i)]).amin(0) for i in (plain, plain.flip(3))
+        ]
+        return int((near[1] < near[0]).sum())
+
+    assert mirrored(training_batch(still, SPEC, 16, 0, ALONE).images) == 0
+    assert 0 < mirrored(training_batch(bundle, SPEC, 16, 0, ALONE).images) < 8
+
+
+def test_every_two_classes_are_mixed_though_a_folder_lies_class_by_class(bundle):
+    order = np.argsort(bundle.train.labels, kind="stable")
+    rows = order if bundle.train.rows is None else bundle.train.rows[order]
+    sorted_bundle = replace(bundle, train=replace(bundle.train, rows=rows))
+    labels = sorted_bundle.train.labels
+    assert (np.diff(labels) >= 0).all()
+    spec, met = replace(SPEC, mixup=1.0, batch_size=len(labels) // 2 * 2, label_smoothing=0.0), set()
+    for step in range(4):
+        for target in training_batch(sorted_bundle, spec, 16, step, ALONE).labels.numpy():
+            met.add(tuple(np.flatnonzero(target > 1e-6)))
+    pairs = {pair for pair in met if len(pair) == 2}
+    assert len(pairs) > 0.9 * 12 * 11 / 2, "sorted rows met 12 neighbours of the mirror image's class"
+
+
+def test_without_mixing_a_batch_is_read_in_the_order_of_its_rows(bundle):
+    batch = training_batch(bundle, SPEC, 16, 0, ALONE)
+    order = np.random.default_rng((SPEC.seed, 0, 2)).permutation(len(bundle.train))
+    assert batch.labels.tolist() == bundle.train.labels[np.sort(order[:8])].tolist()
+
+
 def test_mixup_mixes_images_and_labels_alike():
     images = torch.stack([torch.full((3, 4, 4), float(n)) for n in range(4)])
     out, target = mixed(images, torch.arange(4), 4, 1.0, 0.0, 0.0, (0, 1))
@@ -154,6 +195,13 @@ def test_rand_augment_changes_pixels_within_their_range_and_one_channel_stays_on
     assert 0 <= float(out.min()) <= float(out.max()) <= 1
 
 
+def test_rand_augment_is_told_what_it_uses_and_nothing_else():
+    """timm's operations move a share of the side (`translate_pct`, by its default 0.45), never `translate_const`."""
+    read = {"translate_pct"} | {"img_mean", "magnitude_max", "magnitude_std"}
+    for op in _rand_augment("rand-m7-n2", (0, 0, 0)).ops:
+        assert set(op.hparams) <= read, op.name
+
+
 @pytest.mark.parametrize("text", ["m7-n2", "rand-q7"])
 def test_what_timm_does_not_understand_is_one_line(text):
     with pytest.raises(UsageError, match=r"train.rand_augment .* write it like 'rand-m7-n2-mstd0.5'"):
@@ -166,6 +214,15 @@ def test_a_share_is_augmented_as_in_the_joint_batch():
     whole = augment(images, torch.Generator().manual_seed(3))
     part = augment(images[rows], torch.Generator().manual_seed(3), share=rows, joint=10)
     assert torch.equal(part, whole[rows])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 30])
+def test_a_training_that_is_shorter_than_its_warm_up_still_decays(steps):
+    factors = [schedule(step, steps, 20) for step in range(steps)]
+    assert max(factors) == 1.0
+    assert np.all(np.diff(factors[: steps // 2]) > 0)
+    assert np.all(np.diff(factors[steps // 2 + 1 :]) < 0)
+    assert factors[steps // 2 :] == [schedule(step, steps - steps // 2, 0) for step in range(steps - steps // 2)]
 
 
 def test_schedule_warms_up_and_ends_near_zero():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from nas.errors import UsageError
 from nas.problem import space_of
 from nas.spec import (
+    SUPERNET_VERSION,
     StudySpec,
+    TrainSpec,
     differences,
     list_studies,
     load_spec,
@@ -103,6 +107,36 @@ def test_another_preset_takes_the_choices_of_the_first_away():
     assert dict(opened.space.choices) == {**spec.space.choices, "stage3.gate": ("none", "se")}
     given = override(spec, {"space.preset": "mobile", "space.choices": {"depth": [1]}})
     assert given.space.choices == {"depth": (1,)}
+
+
+def test_an_identity_has_no_entry_that_is_younger_than_it_at_its_default():
+    """Written out: studies made before there were `multiplex` and `flip` go on under their names."""
+    content = StudySpec().to_dict()
+    for section, key in (
+        ("search", "trials"), ("search", "calibrations"), ("search", "targets"), ("train", "checkpoint_every"),
+        ("train", "warm_start"), ("data", "source"), ("data", "flip"), ("space", "multiplex"),
+    ):  # fmt: skip
+        del content[section][key]
+    text = json.dumps([SUPERNET_VERSION, content, "images"], sort_keys=True)
+    assert StudySpec().identity("images") == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({}, []),
+        ({"train.mixup": 0.2}, ["pairs are drawn"]),
+        ({"train.cutmix": 1.0}, ["pairs are drawn"]),
+        ({"train.steps": 40}, []),
+        ({"train.steps": 10}, ["warm-up is half"]),
+    ],
+)
+def test_what_trains_otherwise_than_it_once_did_is_another_study(entries, said, monkeypatch):
+    spec = override(StudySpec(), entries)
+    identity = spec.identity("images")
+    assert spec.train.revisions == said
+    monkeypatch.setattr(TrainSpec, "revisions", [])
+    assert (spec.identity("images") == identity) == (not said)
 
 
 def test_identity_is_what_the_study_is_not_how_long_or_where():

@@ -6,12 +6,17 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from small_study import small_spec
 
 from nas.data import load_data
 from nas.errors import UsageError
+from nas.export_study import same_problem
+from nas.progress import Narrator
+from nas.search import run_search
 from nas.spec import TrainSpec
 from nas.standalone import train_alone
-from nas.teacher import load_teacher, weights_identity
+from nas.teacher import load_teacher
+from nas.teacher_files import full_teacher, teacher_identity
 from nas.train import supernet_identity
 from search_spaces.metaformer import load_space
 
@@ -59,10 +64,40 @@ def test_networks_learn_from_a_teacher_and_their_identity_follows_its_weights(bu
     alone = train_alone(arch, bundle, spec, "cpu")
     assert not torch.equal(taught.head.fc.weight, alone.head.fc.weight)
     with_teacher = TrainSpec(steps=2, teacher=word)
-    before = supernet_identity(space, bundle, with_teacher), weights_identity(word)
+    before = supernet_identity(space, bundle, with_teacher), teacher_identity(word)
     save_file(timm.create_model(NAME, num_classes=12).state_dict(), path)
     assert supernet_identity(space, bundle, with_teacher) != before[0]
-    assert weights_identity(word) != before[1]
+    assert teacher_identity(word) != before[1]
+
+
+def test_a_teacher_is_named_by_what_its_files_hold_not_by_where_they_lie(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text("{}")
+        (tmp_path / folder / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    known = teacher_identity("one")
+    assert teacher_identity(full_teacher("two")) == known
+    (tmp_path / "two" / "config.json").write_text('{"mean": 0}')
+    assert teacher_identity("two") != known, "its normalisation is part of it"
+    assert teacher_identity("a:one/model.safetensors") != teacher_identity("b:one/model.safetensors")
+    assert teacher_identity("resnet18") == "resnet18"
+    (tmp_path / "one" / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"there is no one/model.safetensors, which the teacher 'one' needs"):
+        teacher_identity("one")
+
+
+def test_a_study_has_trials_of_one_teacher_alone(weights, tmp_path):
+    _, path = weights
+    spec = small_spec(train_teacher=f"{NAME}:{path}", search_trials=2)
+    first = run_search(spec, tmp_path, config="taught")
+    assert run_search(spec, tmp_path, config="taught").name == first.name
+    save_file(timm.create_model(NAME, num_classes=12).state_dict(), path)
+    with pytest.raises(UsageError, match=r"ran with other .* teacher"):
+        same_problem(first, Narrator(quiet=True))
+    second = run_search(spec, tmp_path, config="taught")
+    assert (second.name != first.name, len(second.trials)) == (True, 2)
+    assert second.supernet != first.supernet
 
 
 def test_what_cannot_teach_is_one_line(bundle, weights, tmp_path):

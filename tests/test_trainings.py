@@ -14,12 +14,12 @@ import torch
 from small_study import small_spec
 
 from nas.accuracy import Accuracy
-from nas.checkpoint import load_checkpoint
+from nas.checkpoint import load_checkpoint, load_header
 from nas.errors import NasError, UsageError
 from nas.fleet import gpu_share, weight_sets
 from nas.halving import Halving, Rung, survives
 from nas.problem import pose
-from nas.trainings import Outcome, Training, Workshop, train_all
+from nas.trainings import Outcome, SharedWeights, Training, Workshop, train_all
 
 SETTINGS = {
     "train_steps": 6,
@@ -104,6 +104,10 @@ for outcome in train_all(workshop, trainings, report=lambda *at: print(*at, flus
     assert same(weights(elsewhere.train(trainings[1])), weights(outcomes[1]))
 
 
+def test_a_finished_training_says_with_how_many_threads_it_was_made(workshop, trainings):
+    assert load_header(workshop.train(trainings[0]).path)["threads"] == torch.get_num_threads()
+
+
 def test_budgets_lie_beside_each_other_and_a_file_of_another_is_refused(workshop, trainings):
     first = workshop.train(trainings[0])
     longer = replace(workshop, spec=replace(workshop.spec, steps=7))
@@ -121,6 +125,21 @@ def test_what_concerns_supernets_alone_does_not_train_networks_anew(workshop, tr
     others = [replace(workshop, spec=replace(workshop.spec, **change)) for change in ({"steps": 7}, {"ema": 0.5})]
     others_of = {other.identity(trainings[0]) for other in others} | {workshop.identity(trainings[1])}
     assert len(others_of | {identity}) == 4
+
+
+@pytest.mark.parametrize("begun", ["fresh", "inherited"])
+def test_a_training_follows_what_the_files_of_its_teacher_hold(workshop, trainings, problem, tmp_path, begun):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    shared = replace(workshop, shared=SharedWeights(tmp_path / "supernet", "supernet", problem.space))
+    training = replace(trainings[0], weights=begun, teacher=str(folder))
+    identity = shared.identity(training)
+    moved = folder.rename(tmp_path / "moved")
+    assert shared.identity(replace(training, teacher=str(moved))) == identity
+    (moved / "model.safetensors").write_text("other weights")
+    assert shared.identity(replace(training, teacher=str(moved))) != identity
 
 
 def test_a_teacher_or_weights_of_a_supernet_that_is_not_there_are_refused(workshop, trainings):

@@ -15,7 +15,7 @@ from nas.commands.options import FOLDER, JSON, QUIET, RAY, WORKERS, spec_of, spe
 @click.command()
 @spec_options
 @click.option("--target", "targets", multiple=True, help="Accelerator whose predicted latency is compared; the first.")
-@click.option("--count", type=int, default=32, show_default=True, help="Networks, as many in each band of macs.")
+@click.option("--count", type=int, default=32, show_default=True, help="Networks, from each band of macs in turn.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of each network alone; those of the supernet if not.")
 @click.option("--draw", "seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draw.")
 @click.option("--val-images", type=click.IntRange(min=1), help="Validation images per network; all if not given.")
@@ -32,8 +32,9 @@ def rank(
 ) -> None:  # fmt: skip
     """Train networks of the space alone and compare their order with the one-shot order.
 
-    Draws networks stratified over macs, trains each from fresh weights with one budget, and prints Kendall's tau and
-    Spearman's rho of one-shot accuracy, parameters, macs and predicted latency. The same command again goes on.
+    Draws networks from each band of macs in turn, as long as it has any, trains each from fresh weights with one
+    budget, and prints Kendall's tau and Spearman's rho of one-shot accuracy, parameters, macs and predicted latency.
+    The same command again goes on.
     """
     _, spec = spec_of(config, settings, entries)
     if plot_file is not None:

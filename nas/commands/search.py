@@ -54,11 +54,15 @@ def search(
 
 @click.command()
 @spec_options
+@click.option(
+    "--target", "targets", multiple=True,
+    help="Accelerator, or a TOML file, whose mixers are trained; repeat for several.",
+)  # fmt: skip
 @FOLDER
 @JSON
 @QUIET
 def train(config: str, settings: tuple[str, ...], folder: Path, as_json: bool, quiet: bool, **entries: Any) -> None:
-    """Train the supernet that a search of the same settings then reuses.
+    """Train the supernet that a search of the same settings, targets included, then reuses.
 
     On several GPUs: torchrun --nproc-per-node N --no-python nas train ...
     """

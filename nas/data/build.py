@@ -29,6 +29,7 @@ class Reading:
     resolution: int
     seed: int = 0
     limit: int | None = None
+    flip: bool = True
     cache: Path | None = None
     memory_bytes: int = MEMORY_BYTES
     progress: Progress | None = None
@@ -68,6 +69,7 @@ def build_bundle(
         "classes": list(class_names),
         "size": native_size,
         "search": [len(search), reading.seed],
+        **({} if reading.flip else {"flip": False}),
     }
     return DataBundle(
         name=name,
@@ -75,6 +77,7 @@ def build_bundle(
         train=source(opened, rest),
         search=source(opened, search),
         val=source(open_val, None),
+        flip=reading.flip,
         notes=list(notes),
     )
 

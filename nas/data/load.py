@@ -21,6 +21,7 @@ def load_data(
     resolution: int,
     seed: int = 0,
     limit: int | None = None,
+    flip: bool = True,
     cache: Path | None = None,
     memory_bytes: int = MEMORY_BYTES,
     progress: Progress | None = None,
@@ -33,6 +34,7 @@ def load_data(
     resolution: side in pixels at which images are kept, the largest that will be asked for.
     seed: draws the procedural images, and the search images from the training images.
     limit: at most that many training images (search included), and as many of val, the classes taken in turn.
+    flip: whether a mirrored image has the same class, so that training may mirror half of them.
     cache: folder for decoded images and downloads; None keeps no decoded images.
     memory_bytes: folders with larger splits are decoded when used, by threads.
     progress: called with (images done, images in all) while training images are decoded.
@@ -43,7 +45,7 @@ def load_data(
         raise DataError(f"resolution must be positive, but got {resolution}")
     if limit is not None and limit < 1:
         raise DataError(f"limit must be positive, but got {limit}")
-    reading = Reading(resolution, seed, limit, cache, memory_bytes, progress)
+    reading = Reading(resolution, seed, limit, flip, cache, memory_bytes, progress)
     word, _, options = source.partition(":")
     if word == "procedural":
         return _load_procedural(source, options, reading)

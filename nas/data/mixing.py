@@ -73,7 +73,7 @@ def _rand_augment(config: str, fill: tuple[int, ...]) -> Any:
     try:
         if not config.startswith("rand-"):
             raise ValueError("it begins with 'rand-'")
-        return rand_augment_transform(config, {"translate_const": 4, "img_mean": colour})
+        return rand_augment_transform(config, {"img_mean": colour})
     except (AssertionError, ValueError, KeyError) as error:
         raise UsageError(
             f"train.rand_augment {config!r} is not one of timm's texts ({error or 'unknown part'}); write it like "

@@ -119,6 +119,24 @@ def test_genes_open_to_what_is_on_the_menu_and_no_further():
         load_space("metaformer", choices={"gate": ["sse"]})
 
 
+@pytest.mark.parametrize("granularity", ["stage", "block"])
+def test_the_special_holds_against_the_general_in_any_order(granularity):
+    entries = {"gate": ["none", "se"], "stage1.gate": ["none"], "bits": ["w8a8", "w4a8"], "stage2.bits": ["w8a8"]}
+    expected = {"stage1": ("none",), "stage2": ("none", "se")}
+    if granularity == "block":
+        entries |= {"stage1.block2.gate": ["grn"]}
+    spaces = [
+        load_space("metaformer", granularity=granularity, choices=dict(order))
+        for order in itertools.permutations(entries.items())
+    ]
+    assert all(space == spaces[0] for space in spaces)
+    last = ".block1" if granularity == "block" else ""
+    for stage, values in expected.items():
+        assert spaces[0][f"{stage}{last}.gate"].values == values
+    if granularity == "block":
+        assert spaces[0]["stage1.block2.gate"].values == ("grn",)
+
+
 def test_genes_without_effect_name_the_same_network():
     genome = OPEN.sample(np.random.default_rng(0))
     for mixer, gene, values in (
