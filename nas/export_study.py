@@ -115,7 +115,8 @@ def same_problem(study: Study, narrator: Narrator) -> Problem:
     has changed otherwise.
     """
     say_edited(study, narrator)
-    problem = pose(study.spec, study.root, narrator, study.url, kept_targets(study))
+    quiet = Narrator(quiet=True)  # the search has said what there is to say of images and targets
+    problem = pose(study.spec, study.root, quiet, study.url, kept_targets(study))
     if problem.identity != study.identity:
         raise UsageError(
             f"study {study.name} ran with other images, plugin, first weights, teacher, or version of this program: "

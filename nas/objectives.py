@@ -206,7 +206,13 @@ def resolve_goal(objectives: Sequence[str], constraints: Sequence[str], targets:
     return Goal(tuple(axes.values()), tuple(demands.values()), tuple(targets))
 
 
+MOST_SHOWN = 40
+"""Names in one line: a thousand would hide what is wrong."""
+
+
 def suggestion(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """'did you mean ...?' for a near miss, else the list of what is known."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    """'did you mean ...?' for a near miss, else what is known, the first MOST_SHOWN of it."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names[:MOST_SHOWN])}{more}"

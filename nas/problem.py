@@ -136,6 +136,8 @@ def pose(
     space, barred = admissible_space(space, targets, spec.space.mixers)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
     data = load_images(spec, space, folder, narrator)
+    named = "the embedded data set (--data names your own)" if is_embedded(spec.data.source) else spec.data.source
+    narrator.say(f"images: {named}, {data.num_classes} classes")
     for note in [*barred, *data.notes]:
         narrator.say(note)
     spec, latencies = calibrated(spec, targets, folder, url, narrator)
@@ -196,6 +198,11 @@ def find_target(name_or_path: str) -> Target:
         raise UsageError(str(error)) from error
 
 
+def is_embedded(source: str) -> bool:
+    """Whether images are generated: they come with the program."""
+    return source.partition(":")[0] == "procedural"
+
+
 def load_images(spec: StudySpec, space: SearchSpace, folder: Path, narrator: Narrator) -> DataBundle:
     """The three sets of images, at the largest resolution of the space. Raises UsageError."""
     from nas.data import load_data
@@ -218,7 +225,7 @@ def with_full_paths(spec: StudySpec) -> StudySpec:
     train.teacher are not there.
     """
     source = spec.data.source
-    if source.partition(":")[0] != "procedural" and Path(source).is_dir():
+    if not is_embedded(source) and Path(source).is_dir():
         source = str(Path(source).resolve())
     # What is a file: as in `hw_models.load_target`.
     targets = tuple(str(Path(t).resolve()) if t.endswith(".toml") or "/" in t else t for t in spec.search.targets)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import takewhile
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,10 @@ def run_search(
     refuse_torchrun("nas search")
     name = check_name(name) if name is not None else None
     problem = pose(spec, folder, narrator, url)
+    if not any(axis.objective.needs_images for axis in problem.goal.axes):
+        narrator.warn(
+            "no objective needs images, yet networks are trained and scored for the report; `nas survey` costs them alone"
+        )
     with closing(Store(folder, url, create=True)) as store:
         study = _name_of_study(store, problem, config, name, narrator)
         narrator.say(f"study {study} in {store.folder}")
@@ -97,11 +102,23 @@ def _name_of_study(store: Store, problem: Problem, config: str, name: str | None
         narrator.say(f"study {wanted} was made with other settings ({changed}): this is a new study")
         wanted = f"{wanted}-{problem.identity[:8]}"
     elif wanted not in known and name is None:
-        before = next((record for record in known.values() if record.config == config), None)
-        if before is not None:
-            changed = _changes(before, problem.spec)
-            narrator.say(f"settings differ from study {before.name} ({changed}): this is a new study")
+        alike = [record for record in known.values() if record.config == config]
+        if alike:
+            nearest = min(alike, key=lambda record: _distance(record, problem.spec))  # the newest of equals
+            changed = _changes(nearest, problem.spec)
+            narrator.say(f"settings differ from study {nearest.name} ({changed}): this is a new study")
+            if changed.startswith("search.calibrations ") and _distance(nearest, problem.spec) == 1:
+                given = "".join(f" --calibration {one}" for one in nearest.spec.search.calibrations)
+                narrator.say(f"to go on with that one, name the calibration that it has: nas search ...{given}")
     return wanted
+
+
+def _distance(record: StudyRecord, spec: StudySpec) -> float:
+    """Settings that differ; infinite where another version made the study."""
+    try:
+        return len(differences(record.spec, spec))
+    except UsageError:
+        return inf
 
 
 def _changes(record: StudyRecord, spec: StudySpec) -> str:

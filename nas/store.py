@@ -274,7 +274,12 @@ def database_errors(url: str) -> Iterator[None]:
 
 
 def _database_error(url: str, said: str) -> Exception:
-    if "not a database" in said or "malformed" in said:
+    if "malformed" in said:
+        return NasError(
+            f"{url} is damaged ({said}): put back a copy of it, or save what can be read with `sqlite3 nas.db .recover`; "
+            "a search in another --dir begins anew"
+        )
+    if "not a database" in said:
         return UsageError(f"{url} is not an SQLite database ({said}); name another with --storage or --dir")
     if "disk is full" in said or "disk I/O" in said:
         return NasError(

@@ -48,6 +48,8 @@ def cost(
         raise nas.UsageError("--csv - prints the operations of one MODEL; with --from or --compare name a file")
     if as_json and to_stdout:
         raise nas.UsageError("--json and --csv - both print on stdout: leave one out, or name a file")
+    if plot_file is not None:
+        nas.picture_form(plot_file)
     costing = nas.costing(target, folder, url, calibration)
     if models is not None:
         rows = costing.many(models, csv_file)

@@ -23,6 +23,10 @@ WORKERS = click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="Train that many at a time on Ray; 0: one, without Ray."
 )
 RAY = click.option("--ray", "address", metavar="ADDRESS", help="A Ray cluster that runs already ('auto', HOST:PORT).")
+CALIBRATION = click.option(
+    "--calibration", "calibrations", multiple=True, metavar="NAME",
+    help="One a target, as `nas calibrate` called it; 'none': the cost model alone.  [default: the newest]",
+)  # fmt: skip
 THREADS = click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True,
     help="Of the CPU, each on its own processor.",
@@ -63,6 +67,7 @@ SPEC_ENTRIES = {
     "objectives": "search.objectives",
     "constraints": "search.constraints",
     "risk": "search.risk",
+    "calibrations": "search.calibrations",
 }
 """Parameter of a command -> the entry of the study's TOML that it replaces."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import nas
-from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, spec_of, spec_options, where_of
+from nas.commands.options import CALIBRATION, FOLDER, JSON, QUIET, STORAGE, spec_of, spec_options, where_of
 
 
 @click.command()
@@ -20,6 +20,7 @@ from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, spec_of, spec_opt
 @click.option("--seed", type=int, help="Seed of the search.")
 @click.option("--objective", "objectives", multiple=True, help=f"{', '.join(nas.OBJECTIVES)}; repeat for several.")
 @click.option("--constraint", "constraints", multiple=True, help="Such as 'latency<=2ms'; repeat for several.")
+@CALIBRATION
 @click.option("--risk", type=float, help="Search on the latency that this share stays below, such as 0.9.")
 @click.option("--study", "--name", "name", help="Name of the study; by default CONFIG-<hash of the settings>.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Score on that many Ray actors.")

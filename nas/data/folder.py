@@ -60,7 +60,7 @@ def _list_splits(root: Path, notes: list[str]) -> tuple[Listing, Listing]:
             f"whose path has the lowest SHA-256 are val ({len(val)} images)"
         )
     if ignored:
-        notes.append(f"{ignored} files in {root} are no images by their ending and were ignored")
+        notes.append(f"{ignored} file{'s' * (ignored > 1)} in {root} ignored: no image by the ending")
     return train, val
 
 

@@ -88,7 +88,7 @@ def test_files_that_are_no_images_and_hidden_ones_are_left_out(folder):
     make(folder / "train/bee/more", 3)
     data = load_data(str(folder), resolution=8)
     assert len(data.train) + len(data.search) == 43
-    assert data.notes == [f"1 files in {folder} are no images by their ending and were ignored"]
+    assert data.notes == [f"1 file in {folder} ignored: no image by the ending"]
 
 
 # Formats
