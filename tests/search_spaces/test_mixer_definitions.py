@@ -1,4 +1,6 @@
-"""Mixers that are written as convolutions, slices and views, beside their definitions written out."""
+"""Every mixer beside its definition: the formulas of `mixer_formulas`, or written out here for those that are made of
+slices and views.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from mixer_formulas import FORMULAS, ROLE_WIDTH
 from small_networks import random_images, random_network, randomize
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +22,7 @@ from nas.quantize import prepare
 from nas.subjects import described_part
 from nas.trace import trace_module
 from search_spaces.architecture import Architecture, Block, Stage
+from search_spaces.menu import MENU
 from search_spaces.metaformer import PRESETS, load_space
 from search_spaces.mixers import MIXERS
 from search_spaces.mixers.branches import BranchSum
@@ -27,10 +31,10 @@ from search_spaces.network import bound_size, build_network, fold_
 DIM = 64
 
 
-def make(mixer: str, size: int, dim: int = DIM) -> Any:
+def make(mixer: str, size: int, dim: int = DIM, kernel: int = 0) -> Any:
     family: Any = MIXERS[mixer]
-    layer = family(dim, kernel=0, expansion=1.0, role_width=16, activation="gelu", **bound_size(mixer, size))
-    return randomize(layer).eval()
+    arguments = {"kernel": kernel, "expansion": 2.0, "role_width": ROLE_WIDTH, "activation": "gelu"}
+    return randomize(family(dim, **arguments, **bound_size(mixer, size))).eval()
 
 
 def images(size: int, dim: int = DIM) -> Tensor:
@@ -39,6 +43,15 @@ def images(size: int, dim: int = DIM) -> Tensor:
 
 def same(ours: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [5, 12])
+@pytest.mark.parametrize(("mixer", "kernel"), [(name, kernel) for name in FORMULAS for kernel in MIXERS[name].kernels])
+@torch.no_grad()
+def test_a_mixer_computes_its_formula(mixer: str, kernel: int, size: int) -> None:
+    layer, x = make(mixer, size, kernel=kernel), images(size)
+    weights = {name: tensor.double().numpy() for name, tensor in layer.state_dict().items()}
+    same(layer(x), torch.from_numpy(FORMULAS[mixer](x.double().numpy(), weights, kernel)).float())
 
 
 @pytest.mark.parametrize(("size", "block", "halo"), [(5, 5, 0), (12, 6, 3), (16, 8, 3), (11, 1, 1)])
@@ -177,6 +190,24 @@ def test_dynamixer_line_by_line() -> None:
                 out[:, 8 * head : 8 * head + 8, row] = torch.einsum("bij,bcj->bci", mixing, pixels)
         branches.append(line.out(out if turned is x else out.transpose(2, 3)))
     same(layer(x), layer.proj(layer.sum(*branches, layer.pixels(x))))
+
+
+WRITTEN_OUT = {
+    "halo": test_halo_attention_pixel_by_pixel,
+    "gpsa": test_gated_positional_attention_is_a_mixture_of_two_softmaxes,
+    "hire_mlp": test_hire_mlp_groups_rows_and_columns,
+    "wave_mlp": test_wave_mlp_is_a_grouped_convolution_of_real_and_imaginary_parts,
+    "dynamixer": test_dynamixer_line_by_line,
+    "wavemix": test_wavelet_mixing_is_a_haar_transform_and_a_transposed_convolution,
+    "outlook": test_outlook_attention_unfolds_and_folds,
+}
+"""The mixers that have their definition in this file."""
+
+
+def test_every_mixer_has_a_definition() -> None:
+    built_in = {name for name in MIXERS if MENU[name].group != "plugin"}
+    assert {*FORMULAS, *WRITTEN_OUT} == built_in, "write a new mixer's formula into mixer_formulas"
+    assert not {*FORMULAS} & {*WRITTEN_OUT}
 
 
 @torch.no_grad()
