@@ -41,7 +41,9 @@ class Infeasible:
     def __str__(self) -> str:
         if self.unit == "uses":
             return self.what
-        return f"{self.what}: {self.value:g} {self.unit}, but the device allows {self.bound:g}"
+        if self.unit == "bytes" and self.bound >= 1e6:
+            return f"{self.what}: {self.value / 1e6:.4g} MB, but the device allows {self.bound / 1e6:.4g}"
+        return f"{self.what}: {self.value:.4g} {self.unit}, but the device allows {self.bound:.4g}"
 
     @property
     def cure(self) -> str:

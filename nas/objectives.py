@@ -110,7 +110,8 @@ class Constraint:
         value = units.format_quantity(self.axis.value(costs, top1), self.axis.objective.quantity)
         bound = units.format_quantity(self.bound, self.axis.objective.quantity)
         side = "above" if self.sense == "<=" else "below"
-        return Shortfall(self.text, gap, f"{self.axis.name} {value} is {gap:.1%} {side} {bound}")
+        off = f"{gap:.1%} {side}" if gap < MANY else f"{gap + 1:.3g} times"
+        return Shortfall(self.text, gap, f"{self.axis.name} {value} is {off} {bound}")
 
 
 LEGALITY = "legal on target"
@@ -205,6 +206,9 @@ def resolve_goal(objectives: Sequence[str], constraints: Sequence[str], targets:
     demands = {c.text: c for text in constraints for c in parse_constraints(text, targets)}
     return Goal(tuple(axes.values()), tuple(demands.values()), tuple(targets))
 
+
+MANY = 5.0
+"""Beyond this gap times of a bound read better than percent above it."""
 
 MOST_SHOWN = 40
 """Names in one line: a thousand would hide what is wrong."""

@@ -65,7 +65,7 @@ def run_search(
     problem = pose(spec, folder, narrator, url)
     if not any(axis.objective.needs_images for axis in problem.goal.axes):
         narrator.warn(
-            "no objective needs images, yet networks are trained and scored for the report; `nas survey` costs them alone"
+            "no objective needs images, yet networks are trained and scored: `nas survey` shows what a space costs"
         )
     with closing(Store(folder, url, create=True)) as store:
         study = _name_of_study(store, problem, config, name, narrator)

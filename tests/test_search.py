@@ -89,6 +89,10 @@ def test_other_settings_start_another_study_and_say_so(finished, capfd):
     assert (
         f"settings differ from study {study.name} (search.seed 0 -> 1): this is a new study" in capfd.readouterr().err
     )
+    # The nearest is named, not the newest.
+    spec = small_spec(search_trials=1, search_seed=0, search_batch=3)
+    run_search(spec, folder, config="small", narrator=Narrator())
+    assert f"settings differ from study {study.name} (search.batch 4 -> 3)" in capfd.readouterr().err
     named = run_search(small_spec(search_trials=1, search_seed=2), folder, name="mine", narrator=Narrator())
     again = run_search(small_spec(search_trials=1, search_seed=3), folder, name="mine", narrator=Narrator())
     assert (named.name, again.name[:5]) == ("mine", "mine-")

@@ -100,6 +100,19 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "nas.db").read_text().startswith("a letter")
 
 
+def test_a_damaged_database_is_told_from_another_file(tmp_path):
+    with closing(Store(tmp_path, create=True)) as store:
+        for number in range(200):
+            store.put_study(f"study-{number}", "id", "config", StudySpec())
+    content = bytearray((tmp_path / "nas.db").read_bytes())
+    content[4096 : 4096 * 20] = b"\x5a" * (4096 * 19)
+    (tmp_path / "nas.db").write_bytes(content)
+    with pytest.raises(
+        NasError, match=r"is damaged .*: put back a copy of it, or save what `sqlite3 nas\.db \.recover`"
+    ):
+        Store(tmp_path).studies()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NasError, match=r"cannot make the folder .* name a writable one with --dir"):

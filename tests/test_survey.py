@@ -74,6 +74,12 @@ def test_wrong_sizes_are_refused(tmp_path: Path) -> None:
         run_survey(small_spec(), tmp_path, 5, 0)
 
 
+@pytest.mark.parametrize("words", [["--data", "/no/such"], ["--train-steps", "5"]])
+def test_what_a_survey_does_not_look_at_is_refused(tmp_path: Path, words: list[str]) -> None:
+    with pytest.raises(UsageError, match=f"{words[0]} does nothing here: a survey sees no image"):
+        command.main([*words, "--dir", str(tmp_path)], standalone_mode=False)
+
+
 def test_the_command_prints_a_table_and_keeps_its_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

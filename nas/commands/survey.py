@@ -25,8 +25,8 @@ from nas.commands.options import CALIBRATION, FOLDER, JSON, QUIET, STORAGE, refu
 @QUIET
 @click.pass_context
 def survey(
-    context: click.Context, config: str, settings: tuple[str, ...], samples: int, classes: int, folder: Path, url: str | None,
-    as_json: bool, quiet: bool, **entries: Any,
+    context: click.Context, config: str, settings: tuple[str, ...], samples: int, classes: int, folder: Path,
+    url: str | None, as_json: bool, quiet: bool, **entries: Any,
 ) -> None:  # fmt: skip
     """Show how the costs of a space spread, and what share of it meets constraints. Sees no image, trains nothing."""
     refuse_given(context, ["data", "train_steps"], "does nothing here: a survey sees no image and trains nothing")
