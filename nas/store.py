@@ -276,8 +276,8 @@ def database_errors(url: str) -> Iterator[None]:
 def _database_error(url: str, said: str) -> Exception:
     if "malformed" in said:
         return NasError(
-            f"{url} is damaged ({said}): put back a copy of it, or save what `sqlite3 nas.db .recover` can read; another "
-            "--dir begins anew"
+            f"{url} is damaged ({said}): put back a copy of it, or save what `sqlite3 nas.db .recover` can read, or "
+            "begin anew with another --dir"
         )
     if "not a database" in said:
         return UsageError(f"{url} is not an SQLite database ({said}); name another with --storage or --dir")
