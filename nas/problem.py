@@ -136,11 +136,11 @@ def pose(
     space, barred = admissible_space(space, targets, spec.space.mixers)
     goal = resolve_goal(spec.search.objectives, spec.search.constraints, list(targets))
     data = load_images(spec, space, folder, narrator)
+    spec, latencies = calibrated(spec, targets, folder, url, narrator)
     named = "the embedded data set (--data names your own)" if is_embedded(spec.data.source) else spec.data.source
     narrator.say(f"images: {named}, {data.num_classes} classes")
     for note in [*barred, *data.notes]:
         narrator.say(note)
-    spec, latencies = calibrated(spec, targets, folder, url, narrator)
     own = [space.plugin.identity] if space.plugin else []
     fitted = [latency.identity for latency in latencies.values()]
     origin = _origin(spec.train, space, data, folder, narrator)

@@ -25,7 +25,7 @@ from nas.train import sandwich, train_supernet
 from search_spaces.metaformer import load_space
 
 CHOICES = {"resolution": [24], "depth": [1], "mixer": ["dwconv3", "pool"], "expansion": [2.0]}
-SPEC = TrainSpec(steps=3, single_path_share=1 / 3, batch_size=10, warmup_steps=1, subnets=1, ema=0.9, mixup=0.3)
+SPEC = TrainSpec(steps=3, seed=1, single_path_share=1 / 3, batch_size=10, warmup_steps=1, subnets=1, ema=0.9, mixup=0.3)
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -36,6 +36,8 @@ NOT_OF_STUDIES = {
     "search.calibrations": "the calibrations themselves count, and which share of latencies is asked for",
     "train.warm_start": "the supernet in the file counts, not where it lies",
     "space.plugin": "the text of the file counts, not where it lies",
+    "train.teacher": "what its files hold counts, and the name of one without files, by `pose`",
+    "data.flip": "images that are not mirrored have another identity",
 }
 NOT_OF_SUPERNETS = {
     "checkpoint_every": "as of studies",
