@@ -210,17 +210,23 @@ def _readme(target: str, lines: Sequence[_Line]) -> str:
     blocks = sum(line.subject.kind == "block" for line in lines) // 2
     networks = sum(line.subject.kind == "network" for line in lines)
     note = "Weights are random: they do not change the time, but the outputs mean nothing."
+    what = f"{blocks} blocks and {networks} networks, chosen so that their times tell most about the rest."
+    in_pairs = f"""A block is there twice, once (`-x1`) and {CHAIN} times in a
+   row (`-x{CHAIN}`), both behind the same small convolution: time both or neither. Half their difference is the time
+   of the block inside a network: what both files pay (the call, the convolution, the map's way in and out) is not
+   in it."""
     precisions = list(dict.fromkeys(line.precision for line in lines))
     precision = precisions[0] if len(precisions) == 1 else "the precision of its line"
     if precisions == [OWN]:
-        precision = "the number formats that its QuantizeLinear and DequantizeLinear pairs say"
+        what, in_pairs = f"{networks} exported networks, to be compared with what is predicted of them.", ""
+        precision = "the number formats of its QuantizeLinear and DequantizeLinear pairs"
         note = "Weights and scales are those of the exported networks: outputs mean what their cards say."
     if "w8a8" in precisions:
         note = f"""Beside each float file lies the same graph with QuantizeLinear and DequantizeLinear pairs
 (`-qdq.onnx`), for compilers that take a quantized graph. Use one of the two for all files. {note}"""
     return f"""# What to time on {target_name(target)}
 
-{blocks} blocks and {networks} networks, chosen so that their times tell most about the rest.
+{what}
 
 1. Compile each file of the table `{TABLE}` for the device in **{precision}**, as you would compile a network for
    production: same compiler version, same options, batch 1.
@@ -228,10 +234,7 @@ def _readme(target: str, lines: Sequence[_Line]) -> str:
    the **median** time of one inference in **milliseconds** into the column `latency_ms`. Time what the device computes;
    leave the transfer of the image out if you can, and treat all files alike.
 3. Write the compiler or runtime and its version into `runtime` and `runtime_version`, the same in every line.
-4. Leave the latency of a file that does not compile empty. A block is there twice, once (`-x1`) and {CHAIN} times in a
-   row (`-x{CHAIN}`), both behind the same small convolution: time both or neither. Half their difference is the time
-   of the block inside a network: what both files pay (the call, the convolution, the map's way in and out) is not
-   in it.
+4. Leave the latency of a file that does not compile empty. {in_pairs}
 5. Keep all other columns as they are, and hand the table back:
    `nas measure import {TABLE} --target {named}` (and `--dir` where your studies do not lie in `./nas_runs`)
 

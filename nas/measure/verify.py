@@ -210,7 +210,8 @@ def verification_text(done: Verification) -> str:
         predicted, measured = _text(row.predicted_s), _text(row.measured_s)
         if done.calibrated:
             predicted += f" ({_text(row.predicted_low_s)} to {_text(row.predicted_high_s)})"
-        measured += f" ({_text(row.measured_low_s)} to {_text(row.measured_high_s)})"
+        if row.measured_low_s < row.measured_high_s:  # a table may say a median alone
+            measured += f" ({_text(row.measured_low_s)} to {_text(row.measured_high_s)})"
         ratio = row.measured_s / row.predicted_s
         mark = "*" if row.learned else ""
         lines.append(f"{row.trial:>6} {row.top1:>7.3f} {predicted:>24} {measured:>32} {ratio:>6.2f}{mark}")
