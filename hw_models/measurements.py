@@ -109,6 +109,11 @@ class Measurement:
         return self.high_s - self.low_s <= 2 * WIDEST * self.latency_s
 
     @property
+    def software(self) -> str:
+        """Runtime and version in words."""
+        return f"{self.runtime} {self.runtime_version}".strip() or "an unnamed runtime"
+
+    @property
     def identity(self) -> tuple[Any, ...]:
         """Equal for measurements of the same thing on the same device with the same software."""
         return (*self.thing, self.runtime, self.runtime_version)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from hw_models.choice import Choice
 from hw_models.estimate import streamed_share
 from hw_models.factors import FactorPrior
 from hw_models.families import COLUMNS, Units, network_units, part_units
-from hw_models.measurements import AGREEMENT, WIDEST, Measurement, MeasurementError, list_packs, load_pack
+from hw_models.measurements import AGREEMENT, Measurement
 from hw_models.predictor import LEAST_SAMPLES, LEVEL, Predictor
 from hw_models.samples import Samples
 from hw_models.target import UNKNOWN_STACK
@@ -28,11 +26,9 @@ from nas.bits import costed_precision, put_precision
 from nas.calibrations import CalibrationStore, Stored
 from nas.correlation import spearman
 from nas.errors import UsageError
+from nas.gather import gather
 from nas.measure.jobs import CHAIN, is_chained
-from nas.measure.methods import check_one_method, methods_of
-from nas.measure.peace import peace_s, taken_at_peace
 from nas.measure.records import MeasurementStore
-from nas.measure.timing import CALM
 from nas.problem import find_target
 from nas.progress import Narrator
 from nas.store import Store
@@ -141,107 +137,6 @@ def _too_few(
     return Outcome(stored, report | {"about": calibration.about, "interval_factor": float(np.exp(known.log_spread))})
 
 
-def gather(target: str, measured: MeasurementStore, narrator: Narrator, batch: int = 1) -> list[Measurement]:
-    """A target's measurements at a batch: the database's, then those of packs that it does not have.
-
-    Those of other batches, of a slower machine (`nas.measure.peace`), or that are hardly known
-    (`Measurement.is_sharp`), are left out, which is said. Packs of other software or methods than the database's, or of
-    a faster machine, are left out, and so are their values where the database disagrees; both are said. Raises
-    UsageError when the database itself mixes software or methods.
-    """
-    own = measured.of(target)
-    _check_software(own, measured.url)
-    check_one_method(own, measured.url)
-    believed = taken_at_peace(own)
-    if slow := len(own) - len(believed):
-        narrator.warn(
-            f"{slow} of {len(own)} measurements of {target} were taken while the machine was slower than it can be and "
-            "are left out; the `nas measure` that took them takes them again"
-        )
-    own, others = _of_batch(_sharp(believed, narrator), batch)
-    found = {record.thing: record for record in own}
-    for name in list_packs():
-        try:
-            pack = [record for record in load_pack(name) if record.target == target]
-        except MeasurementError as error:
-            raise UsageError(str(error)) from error
-        pack, more = _of_batch(_sharp(pack, narrator), batch)
-        others += more
-        if not pack:
-            continue
-        theirs, ours = _software(pack[0]), _software(own[0]) if own else _software(pack[0])
-        if theirs != ours:
-            narrator.warn(
-                f"the pack {name} was measured with {theirs}, the database's measurements of {target} with {ours}: "
-                "times of different software do not mix, and the pack is left out"
-            )
-            continue
-        if own and CALM * peace_s(pack) < peace_s(own) < inf:
-            narrator.warn(
-                f"the pack {name} was measured on a machine {peace_s(own) / peace_s(pack):.2g} times as fast as the "
-                f"database's measurements of {target}, and is left out; if it is the same machine, measure again when "
-                "nothing else runs on it"
-            )
-            continue
-        by, our_by = methods_of(pack), methods_of(own)
-        if our_by and by.keys() - our_by.keys():
-            narrator.warn(
-                f"the blocks of the pack {name} were timed by {', '.join(map(repr, by))}, the database's of {target} "
-                f"by {', '.join(map(repr, our_by))}: times of different methods do not mix, and the pack is left out"
-            )
-            continue
-        contradicted = []
-        for record in pack:
-            before = found.setdefault(record.thing, record)
-            low, high = sorted((before.latency_s, record.latency_s))
-            if high - low > AGREEMENT * high:
-                contradicted.append(record)
-        if contradicted:
-            first = contradicted[0]
-            narrator.warn(
-                f"{len(contradicted)} measurements of the pack {name} are more than {AGREEMENT:.0%} off the database's "
-                f"({first.subject} in {first.precision} first): the database's are used"
-            )
-    if others:
-        counts = Counter(record.batch for record in {record.thing: record for record in others}.values())
-        listed = ", ".join(f"{count} at batch {other}" for other, count in sorted(counts.items()))
-        narrator.say(f"measurements of other batches are left out: {listed} (a calibration is of one: --batch)")
-    return list(found.values())
-
-
-def _sharp(records: Sequence[Measurement], narrator: Narrator) -> list[Measurement]:
-    """Those that are known well enough to learn from."""
-    known = [record for record in records if record.is_sharp]
-    if dull := len(records) - len(known):
-        narrator.say(
-            f"{dull} of {len(records)} times of {records[0].target} are left out: known to no better than {WIDEST:.0%} "
-            "either way"
-        )
-    return known
-
-
-def _of_batch(records: Sequence[Measurement], batch: int) -> tuple[list[Measurement], list[Measurement]]:
-    """(records of the batch, the others)."""
-    own = [record for record in records if record.batch == batch]
-    return own, [record for record in records if record.batch != batch]
-
-
-def _software(record: Measurement) -> str:
-    return f"{record.runtime} {record.runtime_version}".strip() or "an unnamed runtime"
-
-
-def _check_software(records: Sequence[Measurement], url: str) -> None:
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[_software(record)] = counts.get(_software(record), 0) + 1
-    if len(counts) > 1:
-        listed = ", ".join(f"{count} with {name}" for name, count in counts.items())
-        raise UsageError(
-            f"measurements of {records[0].target} in {url} come from different software ({listed}): they do not mix; "
-            "measure or import again with --replace"
-        )
-
-
 def record_units(record: Measurement, target: Target) -> Units:
     """What was measured, as pieces of predicted time. A block was timed without a network's start, and, if it can be
     chained, with the weights of the chain beside its own.
@@ -257,7 +152,7 @@ def record_units(record: Measurement, target: Target) -> Units:
 def _about(records: Sequence[Measurement]) -> str:
     networks = sum(record.kind == "network" for record in records)
     at = f" at batch {records[0].batch}" if records[0].batch != 1 else ""
-    return f"{len(records) - networks} blocks and {networks} networks measured{at} with {_software(records[0])}"
+    return f"{len(records) - networks} blocks and {networks} networks measured{at} with {records[0].software}"
 
 
 def scores(

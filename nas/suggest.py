@@ -22,8 +22,9 @@ from hw_models import Target
 from hw_models.factors import COLUMN_SPREAD, SCALE_SPREAD
 from hw_models.families import COLUMNS, FEATURES, Units
 from hw_models.measurements import PRECISIONS, Measurement
-from nas.calibrate import gather, record_units
+from nas.calibrate import record_units
 from nas.errors import UsageError
+from nas.gather import gather
 from nas.measure.ask import DEVICES, IN_CHANS, NUM_CLASSES
 from nas.measure.cuda import KNOWN_GPUS
 from nas.measure.design import part_pool
@@ -62,7 +63,7 @@ def suggest_measurements(
     """The `count` blocks worth most to a calibration at a batch, best first: columns of the table that `nas measure
     import` takes, and `uncertainty`, the standard deviation of the log latency before each is measured.
 
-    What is known already is what a calibration would learn from (`nas.calibrate.gather`). Raises UsageError for an
+    What is known already is what a calibration would learn from (`nas.gather.gather`). Raises UsageError for an
     unknown target, space or precision.
     """
     if count < 1 or batch < 1:

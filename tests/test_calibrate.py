@@ -17,11 +17,12 @@ from hw_models import estimate_part, load_pack, load_target
 from hw_models.calibration import Calibration, transferred_calibration
 from hw_models.transfer import published_factors, transfer
 from nas.bits import put_precision
-from nas.calibrate import calibration_text, gather, record_units, run_calibration
+from nas.calibrate import calibration_text, record_units, run_calibration
 from nas.calibrations import CalibrationStore
 from nas.cost import cost_architecture, part_costs
 from nas.cost_text import comparison_text, costing, report_text
 from nas.errors import UsageError
+from nas.gather import gather
 from nas.latency import calibrated
 from nas.measure.jobs import LED
 from nas.measure.records import MeasurementStore
@@ -211,8 +212,8 @@ def test_a_pack_of_a_faster_machine_is_left_out(tmp_path, monkeypatch, records):
         return replace(record, conditions=json.dumps({"sentinel_s": sentinel_s}))
 
     pack = [at(1e-4, record) for record in records]
-    monkeypatch.setattr("nas.calibrate.list_packs", lambda: ["made_up"])
-    monkeypatch.setattr("nas.calibrate.load_pack", lambda name: pack)
+    monkeypatch.setattr("nas.gather.list_packs", lambda: ["made_up"])
+    monkeypatch.setattr("nas.gather.load_pack", lambda name: pack)
     for sentinel_s, count in ((1.05e-4, 16), (1.6e-4, 6)):
         own = [at(sentinel_s, replace(record, latency_s=1.05 * record.latency_s)) for record in records[:6]]
         heard = Heard()
@@ -374,14 +375,14 @@ def test_software_does_not_mix(tmp_path, records):
 @pytest.mark.parametrize(("version", "used"), [("1", 16), ("2", 16)])
 def test_packs_give_way_to_the_database(tmp_path, monkeypatch, records, version, used):
     pack = [replace(record, runtime_version=version, latency_s=2 * record.latency_s) for record in records[:3]]
-    monkeypatch.setattr("nas.calibrate.list_packs", lambda: ["made_up"])
-    monkeypatch.setattr("nas.calibrate.load_pack", lambda name: pack)
+    monkeypatch.setattr("nas.gather.list_packs", lambda: ["made_up"])
+    monkeypatch.setattr("nas.gather.load_pack", lambda name: pack)
     heard = Heard()
     with closing(Store(put(tmp_path, records))) as store:
         found = gather(TARGET, MeasurementStore(store), heard)
     assert len(found) == used
     assert {record.latency_s for record in found} == {record.latency_s for record in records}
-    wanted = "more than 10% off the database's" if version == "1" else "the pack is left out"
+    wanted = "more than 10% off the database's" if version == "1" else "the pack made_up is left out"
     assert any(wanted in said for said in heard.said)
 
 
@@ -396,8 +397,8 @@ def test_methods_of_timing_do_not_mix(tmp_path, records):
 
 
 def test_a_pack_timed_otherwise_is_left_out(tmp_path, monkeypatch, records):
-    monkeypatch.setattr("nas.calibrate.list_packs", lambda: ["made_up"])
-    monkeypatch.setattr("nas.calibrate.load_pack", lambda name: [timed_by(record, "other") for record in records[8:]])
+    monkeypatch.setattr("nas.gather.list_packs", lambda: ["made_up"])
+    monkeypatch.setattr("nas.gather.load_pack", lambda name: [timed_by(record, "other") for record in records[8:]])
     heard = Heard()
     with closing(Store(put(tmp_path, [timed_by(record, "one") for record in records[:8]]))) as store:
         assert len(gather(TARGET, MeasurementStore(store), heard)) == 8
@@ -442,8 +443,8 @@ def test_times_of_a_slower_machine_are_left_out(tmp_path, records):
 
 def test_a_pack_of_two_batches_serves_both(tmp_path, monkeypatch, records):
     pack = [replace(record, batch=batch) for record in records for batch in (1, 64)]
-    monkeypatch.setattr("nas.calibrate.list_packs", lambda: ["made_up"])
-    monkeypatch.setattr("nas.calibrate.load_pack", lambda name: pack)
+    monkeypatch.setattr("nas.gather.list_packs", lambda: ["made_up"])
+    monkeypatch.setattr("nas.gather.load_pack", lambda name: pack)
     heard = Heard()
     with closing(Store(tmp_path, create=True)) as store:
         found = gather(TARGET, MeasurementStore(store), heard, 64)
