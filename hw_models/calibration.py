@@ -175,6 +175,12 @@ class CalibratedLatency:
         self._parts: dict[int, tuple[PartCost, Array]] = {}
         self._expected: dict[int, tuple[PartCost, Array]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is remembered of parts: another process knows them by other ids, and this one may be adding to
+        it while a thread sends copies.
+        """
+        return dict(self.__dict__) | {"_parts": {}, "_expected": {}}
+
     @property
     def _blends(self) -> tuple[Blend, ...]:
         return (self._blend, *(self._predictor.fold_blends if self._predictor else ()))

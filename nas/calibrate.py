@@ -95,7 +95,7 @@ def run_calibration(target_name: str, folder: Path, url: str | None, narrator: N
 def _warn_of_a_unit(samples: Samples, target: str, narrator: Narrator) -> None:
     ratio = float(np.median(samples.measured_s / samples.prior_s))
     if not 1 / STRANGE < ratio < STRANGE:
-        off = f"{ratio:.3g} times as long as" if ratio > 1 else f"{1 / ratio:.3g} times shorter than"
+        off = f"{ratio:,.0f} times as long as" if ratio > 1 else f"{1 / ratio:,.0f} times shorter than"
         narrator.warn(
             f"half of the times of {target} are more than {off} predicted: is their unit right, and the target's file?"
         )

@@ -33,10 +33,8 @@ def say_edited(study: Study, narrator: Narrator) -> None:
     for named in study.spec.search.targets if study.targets else ():
         kept = kept_targets(study)[Path(named).stem]
         try:
-            same, since = load_target(named).content() == kept.content(), "was edited since"
+            same, since = load_target(named).content() == kept.content(), "was edited since: search again for others"
         except TargetError:
-            same, since = False, "can be read no more"
+            same, since = False, "can be read no more, which bars new searches alone"
         if not same:
-            narrator.warn(
-                f"figures of study {study.name} are of {kept.name} as it was, {named} {since}: search again for others"
-            )
+            narrator.warn(f"figures of study {study.name} are of {kept.name} as it was: {named} {since}")

@@ -4,7 +4,6 @@ cost model's; and it says which.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -126,10 +125,10 @@ def calibrated(
             )
         narrator.say(f"latency on {name}: {latencies[name].about}")
         if stored.misorders:
-            without = json.dumps([PLAIN] * len(targets))
+            without = " ".join([f"--calibration {PLAIN}"] * len(targets))
             narrator.warn(
                 f"calibration {stored.name} orders held-out measurements worse than the cost model does: look at its "
-                f"report (`{calibrate_command(name)}`), or search without: --set 'search.calibrations={without}'"
+                f"report (`{calibrate_command(name)}`), or go on without: {without}"
             )
     names = tuple(latencies[name].stored.name if name in latencies else PLAIN for name in targets)
     return replace(spec, search=replace(spec.search, calibrations=names)), latencies

@@ -71,8 +71,7 @@ def run_search(
         study = _name_of_study(store, problem, config, name, narrator)
         narrator.say(f"study {study} in {store.folder}")
         with sole_user(store.study_folder(study), f"study {study}"):
-            texts = {target: target_text(described) for target, described in problem.targets.items()}
-            store.put_study(study, problem.identity, config, problem.spec, texts)
+            store.put_study(study, problem.identity, config, problem.spec, _target_texts(problem))
             write_whole(store.study_folder(study) / "study.toml", to_toml(problem.spec))
             try:
                 with (
@@ -102,15 +101,26 @@ def _name_of_study(store: Store, problem: Problem, config: str, name: str | None
         narrator.say(f"study {wanted} was made with other settings ({changed}): this is a new study")
         wanted = f"{wanted}-{problem.identity[:8]}"
     elif wanted not in known and name is None:
-        alike = [record for record in known.values() if record.config == config]
-        if alike:
-            nearest = min(alike, key=lambda record: _distance(record, problem.spec))  # the newest of equals
+        texts = _target_texts(problem)
+        # Most like it is the one whose targets were described as now, and few of whose settings differ.
+        far = {
+            record.name: (store.targets(record.name) != texts, _distance(record, problem.spec))
+            for record in known.values()
+            if record.config == config
+        }
+        if far:
+            nearest = known[min(far, key=far.__getitem__)]  # the newest of equals
             changed = _changes(nearest, problem.spec)
             narrator.say(f"settings differ from study {nearest.name} ({changed}): this is a new study")
-            if changed.startswith("search.calibrations ") and _distance(nearest, problem.spec) == 1:
+            if changed.startswith("search.calibrations ") and far[nearest.name] == (False, 1):
                 given = "".join(f" --calibration {one}" for one in nearest.spec.search.calibrations)
                 narrator.say(f"to go on with that one, name the calibration that it has: nas search ...{given}")
     return wanted
+
+
+def _target_texts(problem: Problem) -> dict[str, str]:
+    """Target name -> what its file says, inherited values included."""
+    return {name: target_text(target) for name, target in problem.targets.items()}
 
 
 def _distance(record: StudyRecord, spec: StudySpec) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 from contextlib import closing
 from dataclasses import replace
@@ -180,7 +181,7 @@ def test_a_search_warns_of_a_calibration_that_misorders(tmp_path, records):
     assert "CAUTION" in calibration_text(outcome)
     heard = Heard()
     calibrated(small_spec(), {TARGET: load_target(TARGET)}, tmp_path, None, heard)
-    assert any("worse than the cost model does" in said and '=["none"]' in said for said in heard.said)
+    assert any("worse than the cost model does" in said and "--calibration none" in said for said in heard.said)
 
 
 def test_what_a_block_is_costed_as(tmp_path):
@@ -512,6 +513,25 @@ def test_risk_without_a_calibration_is_refused(tmp_path):
         small_spec(search_risk=1.0)
     with pytest.raises(UsageError, match="no calibration 'npu_40tops#7'"):
         calibrated(small_spec(search_calibrations=["npu_40tops#7"]), targets, tmp_path, None, Narrator(quiet=True))
+
+
+def test_rows_of_a_calibrated_latency_are_made_by_other_processes_too(folder, monkeypatch):
+    """They get copies of it while this process goes on using it."""
+    target = load_target(TARGET)
+    model = newest(folder).calibration.model(target)
+    space = load_space("metaformer", preset="small", mixers=["pool", "dwconv"])
+    genes = genes_of(space, [space.sample(np.random.default_rng(seed)) for seed in range(6)])
+    alone = PopulationCost(space, target, 10, latency=model).cost(genes)
+    parts = dict(model._expected)
+    assert parts
+    copy = pickle.loads(pickle.dumps(model))
+    assert not copy._expected
+    assert model._expected == parts
+    monkeypatch.setattr("nas.part_rows.ALONE", 1)
+    monkeypatch.setattr("nas.part_rows.BATCH", 4)
+    shared = PopulationCost(space, target, 10, latency=model, workers=2).cost(genes)
+    for name, column in alone.items():
+        np.testing.assert_array_equal(shared[name], column)
 
 
 def test_a_population_gives_the_calibrated_latency_of_each_network(folder):

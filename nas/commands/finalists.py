@@ -56,4 +56,5 @@ def finalists(
         click.echo(json.dumps(nas.finalists_rows(study), indent=2))
         return
     click.echo(nas.finalists_table(study))
-    click.echo(f"\nNext: nas export{where_of(folder, url)} --front --out exported    with these weights")
+    where = f"{where_of(folder, url)} --study {study.name}"
+    click.echo(f"\nNext: nas export{where} --front --out exported    with these weights")

@@ -30,7 +30,10 @@ def pareto(
     if as_json and str(csv_file) == "-":
         raise nas.UsageError("--json and --csv - both print on stdout: leave one out, or name a file")
     study = nas.open_study(folder, url, name)
-    nas.say_edited(study, nas.Narrator())
+    narrator = nas.Narrator()
+    if name is None:
+        narrator.say(f"study {study.name}, the one searched last")
+    nas.say_edited(study, narrator)
     if plot_file is not None:
         nas.write_picture(study, plot_file)
     if csv_file is not None and str(csv_file) != "-":
