@@ -44,6 +44,11 @@ class MeasurementError(ValueError):
     """A table of measurements that is not right; one line with file, line number, value and cure."""
 
 
+def software_text(runtime: str, version: str) -> str:
+    """Of what measured, in words."""
+    return f"{runtime} {version}".strip() or "an unnamed runtime"
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """How long one inference of a network, or of a block of one, takes on a device. SI units.
@@ -111,7 +116,7 @@ class Measurement:
     @property
     def software(self) -> str:
         """Runtime and version in words."""
-        return f"{self.runtime} {self.runtime_version}".strip() or "an unnamed runtime"
+        return software_text(self.runtime, self.runtime_version)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -230,7 +235,7 @@ def check_one_version(measurements: Sequence[Measurement], where: str) -> None:
         software = (record.runtime, record.runtime_version)
         known = seen.setdefault(record.target, software)
         if known != software:
-            first, second = (" ".join(pair).strip() or "an unnamed runtime" for pair in (known, software))
+            first, second = software_text(*known), software_text(*software)
             raise MeasurementError(
                 f"{where}: measurements of {record.target} come from {first} and from {second}; "
                 "keep one, or give the other a target name of its own"

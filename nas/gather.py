@@ -116,9 +116,7 @@ def _of_batch(records: Sequence[Measurement], batch: int) -> tuple[list[Measurem
 
 
 def _check_software(records: Sequence[Measurement], url: str) -> None:
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[record.software] = counts.get(record.software, 0) + 1
+    counts = Counter(record.software for record in records)
     if len(counts) > 1:
         listed = ", ".join(f"{count} with {name}" for name, count in counts.items())
         raise UsageError(

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from hw_models import Measurement, load_target
-from nas.calibrate import record_units
+from nas.calibrate import record_units, run_calibration
+from nas.calibrations import CalibrationStore, Stored
 from nas.measure.design import part_pool
 from nas.measure.records import MeasurementStore
+from nas.progress import Narrator
 from nas.store import Store
 from nas.subjects import part_subject
 from search_spaces import load_space
@@ -37,3 +39,32 @@ def put(folder: Path, records: Iterable[Measurement]) -> Path:
     with closing(Store(folder, create=True)) as store:
         MeasurementStore(store).put(records)
     return folder
+
+
+class Heard(Narrator):
+    """A narrator whose words can be asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+def calibrated_folder(folder: Path, records: Iterable[Measurement]) -> Path:
+    """The folder, with the measurements in its database and TARGET calibrated by them."""
+    outcome = run_calibration(TARGET, put(folder, records), None, Narrator(quiet=True))
+    assert outcome.stored is not None
+    return folder
+
+
+def newest(folder: Path) -> Stored:
+    """TARGET's newest calibration in a folder's database."""
+    with closing(Store(folder)) as store:
+        found = CalibrationStore(store).newest(TARGET)
+    assert found is not None
+    return found

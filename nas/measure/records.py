@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hw_models.measurements import Measurement
+from hw_models.measurements import Measurement, software_text
 from nas.errors import UsageError
 from nas.store import Store, database_errors
 
@@ -85,10 +85,7 @@ def refuse_other_software(
         return store.drop_other_software(target, runtime, runtime_version)
     for record in store.of(target):
         if (record.runtime, record.runtime_version) != (runtime, runtime_version):
-            known, new = (
-                " ".join(pair).strip() or "an unnamed runtime"
-                for pair in ((record.runtime, record.runtime_version), (runtime, runtime_version))
-            )
+            known, new = record.software, software_text(runtime, runtime_version)
             raise UsageError(
                 f"{target} has measurements from {known}, these are from {new}: times of different software do not "
                 "mix; name another --target, or drop the old ones with --replace"
