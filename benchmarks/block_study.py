@@ -56,20 +56,25 @@ def study(
     formats: Sequence[Format],
     label: str,
     title: str = "",
+    learned: Sequence[Measurement] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(scores per format and kind of network, one row per network) of one fit to blocks in all the formats.
 
-    title: in the results, of the target and the set of networks; by default the target's.
+    title: in the results, of the target and the set of networks; by default the target's. learned: networks that the
+    fit learns from beside the blocks.
     """
     title = title or target.name
     own = [record for record in blocks if (record.precision, record.batch) in formats]
     # The same blocks in every format: the first of the pack, which lists them in the order of the design.
     subjects = list(dict.fromkeys(record.subject for record in own))[: MOST // len(formats)]
+    others = [record for record in learned if (record.precision, record.batch) in formats]
     used = [record for record in own if record.subject in subjects and record.is_sharp]
+    block_count = len(used)
+    used += [record for record in others if record.is_sharp]
     start = time.perf_counter()
     training = samples_of(used, target)
     predictor = fit_predictor(training, FactorPrior.of_cost_model())
-    print(f"{label}: {len(used)} blocks, {time.perf_counter() - start:.0f} s, {predictor.choice}", flush=True)
+    print(f"{label}: {len(used)} measurements, {time.perf_counter() - start:.0f} s, {predictor.choice}", flush=True)
     scale = float(np.median(training.measured_s / training.prior_s))
     rows: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
@@ -87,7 +92,7 @@ def study(
             head = {
                 "target": title,
                 "fit": label,
-                "blocks": len(used),
+                "blocks": block_count,
                 "precision": precision,
                 "batch": batch,
                 "networks": f"{kind} ({len(records)})",
@@ -99,9 +104,9 @@ def study(
         rows += _rows(title, label, tested, samples, predicted, low, high)
     own_scores = judge(predictor.held_out_s, *predictor.interval(training), used)
     found.append(
-        {"target": title, "fit": label, "blocks": len(used), "precision": "+".join(p for p, _ in formats)}
+        {"target": title, "fit": label, "blocks": block_count, "precision": "+".join(p for p, _ in formats)}
         | {"batch": "+".join(str(batch) for batch in dict.fromkeys(batch for _, batch in formats))}
-        | {"networks": "held-out blocks"}
+        | {"networks": f"held-out blocks{' and networks' if others else ''} ({len(used)})"}
         | own_scores
     )
     for one in found:

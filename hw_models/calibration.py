@@ -94,6 +94,8 @@ class Calibration:
         samples = _samples(self.content["samples"])
         choices = [Choice.from_dict(choice) for choice in self.content["choices"]]
         predictor = refit_predictor(samples, choices[0], choices[1:], prior)
+        if not self.content.get("errors_by_kind"):  # calibrations of earlier versions took all errors together
+            predictor = replace(predictor, is_network=np.ones(len(samples), dtype=bool))
         stored = np.array(self.content["held_out_s"])
         if not np.allclose(predictor.held_out_s, stored, rtol=REPRODUCED):
             off = float(np.abs(predictor.held_out_s / stored - 1).max())
@@ -140,6 +142,7 @@ def measured_calibration(
         "choices": [choice.to_dict() for choice in (predictor.choice, *predictor.fold_choices)],
         "held_out_s": predictor.held_out_s.tolist(),
         "names": list(names),
+        "errors_by_kind": True,
     }
     return Calibration(target.name, "measured", about, content, batch), predictor
 

@@ -7,7 +7,9 @@ member. Cross-validation chooses members and their weights. All but the power la
 time does not depend on the network around it and can be tabulated.
 
 Intervals are CV+ intervals (Barber, Candes, Ramdas, Tibshirani 2021, "Predictive inference with the jackknife+",
-sections 1.3 and 3) on the log error; with up to twenty samples every fold is one sample: the jackknife+.
+sections 1.3 and 3) on the log error; with up to twenty samples every fold is one sample: the jackknife+. Errors of
+blocks average out in networks, so each kind has intervals of its own errors once enough of it were measured (Mondrian
+conformal prediction: Vovk, Gammerman, Shafer 2005, "Algorithmic Learning in a Random World", section 4.5).
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ Positions = NDArray[np.intp]
 LEAST_SAMPLES = 10
 """Measurements needed: a 90 percent interval of the jackknife+ needs nine, and cross-validation one to spare."""
 
+LEAST_OF_A_KIND = 19
+"""Measured networks, or blocks, from which on their intervals are made of their own errors alone: with fewer, the one
+largest error would decide a 90 percent interval."""
+
 LEVEL = 0.9
 """Share of latencies that an interval is to hold."""
 
@@ -45,7 +51,9 @@ class TooFewSamples(ValueError):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A calibrated predictor. held_out_s: [samples] predictions of its own samples, each made without it."""
+    """A calibrated predictor. held_out_s: [samples] predictions of its own samples, each made without it; is_network:
+    [samples] which of them are networks, not blocks.
+    """
 
     choice: Choice
     fold_choices: tuple[Choice, ...]
@@ -54,6 +62,7 @@ class Predictor:
     fold_of: Positions
     held_out_s: Array
     measured_s: Array
+    is_network: NDArray[np.bool_]
 
     def predict(self, samples: Samples) -> Array:
         """[samples] seconds."""
@@ -61,30 +70,43 @@ class Predictor:
 
     def interval(self, samples: Samples, level: float = LEVEL) -> tuple[Array, Array]:
         """(low, high) seconds, [samples] each, between which a share `level` of latencies lies."""
-        return self.interval_of(np.stack([blend.predict(samples) for blend in self.fold_blends]), level)
+        fold_s = np.stack([blend.predict(samples) for blend in self.fold_blends])
+        low, high = np.empty(len(samples)), np.empty(len(samples))
+        for networks in (False, True):
+            own = samples.is_network == networks
+            low[own], high[own] = self.interval_of(fold_s[:, own], level, networks)
+        return low, high
 
-    def interval_of(self, fold_s: Array, level: float = LEVEL) -> tuple[Array, Array]:
-        """The same from the predictions of every fold's blend, [folds, things].
+    def interval_of(self, fold_s: Array, level: float = LEVEL, networks: bool = True) -> tuple[Array, Array]:
+        """The same from the predictions of every fold's blend, [folds, things]. networks: or blocks.
 
         Raises TooFewSamples when the level cannot be had from so few.
         """
-        self._check(level)
-        logs, errors, alpha = np.log(fold_s), np.abs(self.log_errors), 1 - level
+        like = self.like(networks, level)
+        logs, errors, alpha = np.log(fold_s), np.abs(self.log_errors[like]), 1 - level
         count = len(errors)
-        low = _ranked(logs, self.fold_of, -errors, floor(alpha * (count + 1) + 1e-9))
-        high = _ranked(logs, self.fold_of, errors, ceil(level * (count + 1) - 1e-9))
+        low = _ranked(logs, self.fold_of[like], -errors, floor(alpha * (count + 1) + 1e-9))
+        high = _ranked(logs, self.fold_of[like], errors, ceil(level * (count + 1) - 1e-9))
         return np.exp(low), np.exp(high)
 
     def upper_of(self, fold_s: Array, risk: float) -> Array:
-        """[things] seconds that a latency exceeds in a share 1 - risk of cases."""
-        self._check(risk)
-        rank = ceil(risk * (len(self.log_errors) + 1) - 1e-9)
-        return np.exp(_ranked(np.log(fold_s), self.fold_of, self.log_errors, rank))
+        """[networks] seconds that a latency exceeds in a share 1 - risk of cases. Raises as `interval_of`."""
+        like = self.like(True, risk)
+        rank = ceil(risk * (len(like) + 1) - 1e-9)
+        return np.exp(_ranked(np.log(fold_s), self.fold_of[like], self.log_errors[like], rank))
 
-    def _check(self, level: float) -> None:
+    def like(self, networks: bool, level: float = LEVEL) -> Positions:
+        """Samples whose errors tell of networks, or of blocks: their own kind where it suffices for the level.
+
+        Raises TooFewSamples when not even both kinds do.
+        """
         needed = ceil(level / (1 - level) - 1e-9)
+        own = np.flatnonzero(self.is_network == networks)
+        if len(own) >= max(needed, LEAST_OF_A_KIND):
+            return own
         if len(self.measured_s) < needed:
             raise TooFewSamples(len(self.measured_s), needed)
+        return np.arange(len(self.measured_s))
 
     @cached_property
     def log_errors(self) -> Array:
@@ -133,4 +155,5 @@ def refit_predictor(
         blends.append(fit_choice(fold_choices[number], samples.take(train), prior))
         fold_of[test], held_out[test] = number, blends[-1].predict(samples.take(test))
     whole = fit_choice(choice, samples, prior)
-    return Predictor(choice, tuple(fold_choices), whole, tuple(blends), fold_of, held_out, samples.measured_s)
+    measured_s, is_network = samples.measured_s, samples.is_network
+    return Predictor(choice, tuple(fold_choices), whole, tuple(blends), fold_of, held_out, measured_s, is_network)

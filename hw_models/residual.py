@@ -8,7 +8,7 @@ from blocks alike, and is applied kernel by kernel: what a block takes does not 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from hw_models.families import KERNEL_FEATURES
 from hw_models.samples import Samples
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 Array = NDArray[np.float64]
+Positions = NDArray[np.intp]
 
 LIMIT = 1.5
 """No kernel is corrected by more than exp(1.5), about 4.5 times: beyond that a residual extrapolates."""
@@ -61,9 +65,15 @@ def fit_residual(kind: ResidualKind, samples: Samples, unit_s: Array) -> Residua
     features = np.ascontiguousarray(features[:, kept])
     if kind.name == "gp":
         return _OfSome(kept, _fit_process(kind, samples, features, log_error, share * known))
-    mean = np.zeros((len(samples), features.shape[1]))
-    np.add.at(mean, samples.owner, features * share[:, None])
+    mean = _shares(samples.owner, np.arange(len(share)), share, (len(samples), len(share))) @ features
     return _OfSome(kept, _fit_means(kind, mean, log_error))
+
+
+def _shares(owner: Positions, kernel: Positions, share: Array, shape: tuple[int, int]) -> csr_array:
+    """[samples, kernels] what of a sample's time each kernel takes, as a sparse matrix."""
+    from scipy.sparse import csr_array
+
+    return csr_array((share, (owner, kernel)), shape)
 
 
 @dataclass(frozen=True)
@@ -153,13 +163,14 @@ def _fit_process(kind: ResidualKind, samples: Samples, features: Array, log_erro
     """On a subset of the kernels, the subset of regressors (Quinonero-Candela and Rasmussen 2005, JMLR 6, section 4);
     with all of them it is the process itself.
     """
-    known = np.unique(features[share > 0], axis=0)
+    timed = share > 0
+    distinct, which = np.unique(features[timed], axis=0, return_inverse=True)  # a third as many in a search space
+    shares = _shares(samples.owner[timed], which.ravel(), share[timed], (len(samples), len(distinct)))
+    known = distinct
     if len(known) > INDUCING:
         known = known[np.sort(np.random.default_rng(0).choice(len(known), INDUCING, replace=False))]
     # seen[s, i]: covariance of a sample's error with g at an inducing kernel.
-    weighted = AMPLITUDE**2 * share[:, None] * _kernel(features, known, REACH)
-    seen = np.zeros((len(samples), len(known)))
-    np.add.at(seen, samples.owner, weighted)
+    seen = AMPLITUDE**2 * (shares @ _kernel(distinct, known, REACH))
     prior = AMPLITUDE**2 * _kernel(known, known, REACH)
     jitter = 1e-8 * AMPLITUDE**2 * np.eye(len(known))
     curvature = seen.T @ seen + kind.strength**2 * prior + jitter

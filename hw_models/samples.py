@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.families import COLUMNS, FEATURES, Units, join_units
+from hw_models.families import COLUMNS, FEATURES, NETWORK, Units, join_units
 
 Array = NDArray[np.float64]
 
@@ -85,6 +85,13 @@ class Samples:
     def prior_s(self) -> Array:
         """[samples] what the cost model says."""
         return self.columns_s.sum(axis=1)
+
+    @cached_property
+    def is_network(self) -> NDArray[np.bool_]:
+        """[samples] which have a network's start among their pieces; blocks are timed without."""
+        found = np.zeros(len(self), dtype=bool)
+        found[self.owner[self.units.column == NETWORK]] = True
+        return found
 
     def sum_units(self, seconds: Array) -> Array:
         """[samples] sums of [units] values."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from hw_models.estimate import streamed_share
 from hw_models.factors import FactorPrior
 from hw_models.families import COLUMNS, Units, network_units, part_units
 from hw_models.measurements import AGREEMENT, Measurement
-from hw_models.predictor import LEAST_SAMPLES, LEVEL, Predictor
+from hw_models.predictor import LEAST_OF_A_KIND, LEAST_SAMPLES, LEVEL, Predictor
 from hw_models.samples import Samples
 from hw_models.target import UNKNOWN_STACK
 from hw_models.transfer import Transfer, published_factors, transfer
@@ -161,7 +161,7 @@ def scores(
     """How well predictions agree with measurements that they were made without."""
     errors = predictor.log_errors
     within = np.abs(predictor.held_out_s / samples.measured_s - 1) <= AGREEMENT
-    low, high = predictor.interval(samples)
+    (low, high), inside = predictor.interval(samples), held(predictor)
     report: dict[str, Any] = {
         "target": records[0].target,
         "samples": len(records),
@@ -171,7 +171,7 @@ def scores(
         "spearman": spearman(predictor.held_out_s, samples.measured_s),
         "within_10_percent": float(within.mean()),
         "mean_absolute_log_error": float(np.abs(errors).mean()),
-        "interval_coverage": coverage(predictor),
+        "interval_coverage": float(inside.mean()),
         "interval_factor": float(np.median(np.sqrt(high / low))),
         "uncalibrated_spearman": spearman(samples.prior_s, samples.measured_s),
         "uncalibrated_within_10_percent": float((np.abs(samples.prior_s / samples.measured_s - 1) <= AGREEMENT).mean()),
@@ -179,6 +179,14 @@ def scores(
     for precision in dict.fromkeys(record.precision for record in records):
         own = np.array([record.precision == precision for record in records])
         report[f"within_10_percent_{precision}"] = float(within[own].mean())
+    networks = predictor.is_network
+    if networks.any() and not networks.all():
+        report |= {
+            "networks": int(networks.sum()),
+            "within_10_percent_networks": float(within[networks].mean()),
+            "interval_coverage_networks": float(inside[networks].mean()),
+            "interval_factor_networks": float(np.median(np.sqrt(high / low)[networks])),
+        }
     report = {key: None if value != value else value for key, value in report.items()}  # JSON has no NaN
     order = np.argsort(-np.abs(errors))[:5]
     report["worst"] = [
@@ -223,15 +231,18 @@ def _named(record: Measurement) -> dict[str, Any]:
     return {"subject": record.subject, "name": name, "input_size": record.input_size, "precision": record.precision}
 
 
-def coverage(predictor: Predictor) -> float:
-    """Share of samples that lie within intervals made of the errors of other folds' samples."""
-    errors = np.abs(predictor.log_errors)
-    inside = []
-    for fold in range(len(predictor.fold_blends)):
-        others, own = errors[predictor.fold_of != fold], errors[predictor.fold_of == fold]
-        rank = min(len(others) - 1, int(np.ceil(LEVEL * (len(others) + 1))) - 1)
-        inside.extend(own <= np.sort(others)[rank])
-    return float(np.mean(inside))
+def held(predictor: Predictor) -> NDArray[np.bool_]:
+    """[samples] whether each lies within an interval made of the errors of other folds' samples."""
+    errors, fold_of = np.abs(predictor.log_errors), predictor.fold_of
+    inside = np.zeros(len(errors), dtype=bool)
+    for networks in (False, True):
+        like = predictor.like(networks)
+        for fold in range(len(predictor.fold_blends)):
+            own = (fold_of == fold) & (predictor.is_network == networks)
+            others = np.sort(errors[like[fold_of[like] != fold]])
+            rank = min(len(others), int(np.ceil(LEVEL * (len(others) + 1)))) - 1
+            inside[own] = errors[own] <= others[rank]
+    return inside
 
 
 def in_common(samples: Samples, log_errors: Array) -> str:
@@ -253,6 +264,19 @@ def _shown(correlation: float | None) -> str:
     return "-" if correlation is None else f"{correlation:.3f}"
 
 
+def _of_networks(report: Mapping[str, Any]) -> list[str]:
+    """What is said of networks where blocks were measured too: networks are what a search predicts."""
+    if "networks" not in report:
+        return []
+    count = report["networks"]
+    line = (
+        f"of the {count} networks alone: within 10 percent {report['within_10_percent_networks']:.0%}, intervals a "
+        f"factor {report['interval_factor_networks']:.2f}, held {report['interval_coverage_networks']:.0%}"
+    )
+    more = f" ({LEAST_OF_A_KIND} measured networks narrow them)" if count < LEAST_OF_A_KIND else ""
+    return [line + more]
+
+
 def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str:
     """The report in lines for a person. where: options that lead to the same database; target: as the user named it."""
     report, stored = outcome.report, outcome.stored
@@ -268,6 +292,7 @@ def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str
             f"{report['uncalibrated_within_10_percent']:.0%}",
             f"90 percent intervals: a factor {report['interval_factor']:.2f} either way, held "
             f"{report['interval_coverage']:.0%} of the held-out",
+            *_of_networks(report),
             report["worst_have_in_common"],
         ]
         if stored.misorders:

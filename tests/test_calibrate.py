@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_device import TARGET, Heard, calibrated_folder, made_records, newest, put
+from made_up_device import SLOWER, TARGET, Heard, calibrated_folder, made_records, newest, put
 
 from hw_models import estimate_part, load_pack, load_target
 from hw_models.calibration import Calibration, transferred_calibration
@@ -20,11 +20,12 @@ from nas.calibrate import calibration_text, record_units, run_calibration
 from nas.calibrations import CalibrationStore
 from nas.cost import part_costs
 from nas.errors import UsageError
+from nas.measure.design import draw_networks
 from nas.measure.jobs import LED
 from nas.measure.table import drop_measurements
 from nas.progress import Narrator
 from nas.store import Store
-from nas.subjects import measured_workload
+from nas.subjects import architecture_subject, measured_workload
 from search_spaces import load_space
 from search_spaces.parts import network_parts
 
@@ -55,6 +56,33 @@ def test_what_was_learned_is_reported(folder, records):
     assert sum(map(int, parts)) == 100  # what predicts, in plain words
     assert all(row["name"][0].isalpha() for row in report["worst"])
     json.dumps(report)
+
+
+def test_networks_get_intervals_of_their_own(tmp_path):
+    """Beside blocks that scatter by a third: networks, which a search predicts, are not told of by those."""
+    rng, space, target = np.random.default_rng(1), load_space("metaformer", preset="small"), load_target(TARGET)
+    networks = []
+    for arch in draw_networks(space, 20, 0):
+        record = architecture_subject(arch, 10, 3).record(TARGET, "w8a8", 1.0, runtime="made up", runtime_version="1")
+        seconds = SLOWER * record_units(record, target).seconds.sum() * np.exp(0.03 * rng.standard_normal())
+        networks.append(replace(record, latency_s=float(seconds)))
+    blocks = [replace(one, latency_s=one.latency_s * np.exp(0.3 * rng.standard_normal())) for one in made_records()]
+    outcome = run_calibration(TARGET, put(tmp_path, [*blocks, *networks]), None, Narrator(quiet=True))
+    report = outcome.report
+    assert report["networks"] == 20
+    assert "of the 20 networks alone: within 10 percent" in calibration_text(outcome)
+    assert report["interval_factor_networks"] < 1.2
+    assert 0.8 <= report["interval_coverage_networks"] <= 1
+
+    stored = newest(tmp_path).calibration
+    arch = space.decode(space.sample(rng))
+    parts = part_costs(list(network_parts(arch, 10)), arch, target)
+    latency = stored.model(target).latency(parts)
+    assert latency.high_s / latency.low_s < 1.2**2
+    older = {name: value for name, value in stored.content.items() if name != "errors_by_kind"}
+    before = replace(stored, content=older).model(target).latency(parts)
+    assert before.seconds == latency.seconds
+    assert before.high_s / before.low_s > 1.2**2  # as it was when a study began with it
 
 
 def test_the_same_measurements_are_the_same_version(folder):
