@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nas.measure.verify import verification_text, verify_board, verify_study
     from nas.objectives import OBJECTIVES
     from nas.picture import picture_form, write_picture
+    from nas.problem import find_target, load_targets
     from nas.progress import Narrator
     from nas.rank import run_rank
     from nas.rank_report import rank_picture, rank_text
@@ -68,6 +69,7 @@ _HOME = {
     "export_trials": "nas.export_study",
     "finalists_rows": "nas.finalists_report",
     "finalists_table": "nas.finalists_report",
+    "find_target": "nas.problem",
     "fit_summary": "nas.fit",
     "fit_target_file": "nas.fit",
     "fit_text": "nas.fit",
@@ -77,6 +79,7 @@ _HOME = {
     "import_measurements": "nas.measure.table",
     "leads": "nas.workers",
     "load_spec": "nas.spec",
+    "load_targets": "nas.problem",
     "measure_gap": "nas.measure.gap",
     "measured_text": "nas.measure.text",
     "networks": "nas.report",
@@ -135,6 +138,7 @@ __all__ = [
     "export_trials",
     "finalists_rows",
     "finalists_table",
+    "find_target",
     "fit_summary",
     "fit_target_file",
     "fit_text",
@@ -144,6 +148,7 @@ __all__ = [
     "import_measurements",
     "leads",
     "load_spec",
+    "load_targets",
     "measure_gap",
     "measured_text",
     "networks",

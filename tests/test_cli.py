@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -229,6 +230,27 @@ def test_a_mistake_is_one_line_with_its_cure_and_status_2(nas, tmp_path, monkeyp
     assert said in err
     assert err.count("\n") == 1
     assert list(tmp_path.rglob("*.db")) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "search --target x.toml", "train --target x.toml", "survey --target x.toml", "rank --set search.targets=['x']",
+        "calibrate --target x", "finalists --study x", "cost --from x.csv --target npu_40tops",
+        "measure import x.csv --target npu_40tops", "measure --device cpu --from x.csv",
+        "targets fit x.csv --like npu_40tops --out y.toml",
+    ],
+)  # fmt: skip
+def test_a_wrong_name_is_said_before_torch_is_loaded(tmp_path, words):
+    code = (
+        "import sys, cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as ended: print(ended.code, [m for m in ('torch', 'timm', 'sklearn') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, *words.split()]
+    ended = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert ended.stdout.decode() == "2 []\n", ended.stderr.decode()
+    assert ended.stderr.count(b"\n") == 1
 
 
 def test_unknown_options_are_click_s(nas):

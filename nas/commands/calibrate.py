@@ -31,6 +31,7 @@ def calibrate(
     preset: str, precisions: str, folder: Path, url: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Fit predictions of a target to its measurements, and store that for searches."""
+    nas.find_target(target)  # a wrong name is said before anything heavy is loaded
     if suggest is not None:
         rows = nas.suggest_measurements(
             target, suggest, folder, url, space=space, preset=preset, precisions=words(precisions), batch=batch,

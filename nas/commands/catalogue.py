@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import nas
-from nas.commands.options import JSON, refuse_before
+from nas.commands.options import JSON, check_table, refuse_before
 
 
 @click.command()
@@ -76,6 +76,7 @@ def fit_target(measurements: Path, like: str, out: Path, force: bool, as_json: b
     MEASUREMENTS has the columns model (timm name, exported folder, ONNX file), input_size, precision and latency_ms
     (or latency_s, latency_us); batch if it is not 1.
     """
+    check_table(measurements)
     fitted = nas.fit_target_file(measurements, like, out, force)
     if as_json:
         click.echo(json.dumps(nas.fit_summary(fitted), indent=2))

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import nas
-from nas.commands.options import FOLDER, JSON, STORAGE
+from nas.commands.options import FOLDER, JSON, STORAGE, check_table
 
 
 @click.command()
@@ -50,6 +50,8 @@ def cost(
         raise nas.UsageError("--json and --csv - both print on stdout: leave one out, or name a file")
     if plot_file is not None:
         nas.picture_form(plot_file)
+    if models is not None:
+        check_table(models)
     costing = nas.costing(target, folder, url, calibration)
     if models is not None:
         rows = costing.many(models, csv_file)

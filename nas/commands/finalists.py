@@ -40,8 +40,9 @@ def finalists(
     learning_rate: float | None, early_stopping: bool, workers: int, address: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train networks of the front by themselves, quantize and validate them; `nas export` then ships those weights."""
+    begun = nas.open_study(folder, url, name)  # a wrong name is said before anything heavy is loaded
     study = nas.run_finalists(
-        nas.open_study(folder, url, name),
+        begun,
         top=top,
         weights=weights,
         teacher=teacher,

@@ -9,7 +9,18 @@ from typing import Any
 import click
 
 import nas
-from nas.commands.options import FOLDER, JSON, QUIET, STORAGE, THREADS, refuse_before, refuse_given, where_of, words
+from nas.commands.options import (
+    FOLDER,
+    JSON,
+    QUIET,
+    STORAGE,
+    THREADS,
+    check_table,
+    refuse_before,
+    refuse_given,
+    where_of,
+    words,
+)
 
 SPACE = click.option("--space", default="metaformer", show_default=True, help="Search space (see `nas spaces`).")
 PRESET = click.option("--preset", default="mobile", show_default=True, help="Preset of the space.")
@@ -70,6 +81,8 @@ def measure(
         refuse_given(context, ["space", "preset"], "goes with --budget or --networks, which take from a space")
     if device == "cuda":
         refuse_given(context, ["threads"], "is for --device cpu")
+    if asked["wanted"]:
+        check_table(asked["wanted"])
     narrator = nas.Narrator(quiet=quiet)
     chosen = words(precisions) if precisions else ()
     outcome = nas.run_measuring(folder, url, narrator, device=device, precisions=chosen, **asked)
@@ -107,6 +120,7 @@ def export_(target: str | None, out: Path | None, folder: Path, url: str | None)
 @QUIET
 def import_(table: Path, target: str, replace: bool, folder: Path, url: str | None, quiet: bool) -> None:
     """Take in a CSV of times: model, input_size, precision and latency_s, latency_ms or latency_us."""
+    check_table(table)
     done = nas.import_measurements(table, target, folder, url, replace_other=replace)
     narrator = nas.Narrator(quiet=quiet)
     if done.empty:

@@ -79,6 +79,7 @@ def spec_of(config: str, settings: tuple[str, ...], given: dict[str, Any]) -> tu
     if "space.mixers" in entries:
         entries["space.mixers"] = words(entries["space.mixers"])
     made = nas.override(spec, entries | dict(map(nas.parse_setting, settings)))
+    nas.load_targets(made)  # a wrong name is said before anything heavy is loaded
     if spec.space.choices and not made.space.choices:
         nas.describe_spaces(made.space.name, made.space.preset, made.space.granularity)  # first, that it exists
         inherited = ", ".join(f"{gene} {list(values)}" for gene, values in spec.space.choices.items())
@@ -99,6 +100,12 @@ def refuse_before(context: click.Context) -> None:
     command = context.invoked_subcommand
     names = [option.name or "" for option in context.command.params]
     refuse_given(context, names, f"does nothing before {command}: say it behind, if {command} has it")
+
+
+def check_table(path: Path) -> None:
+    """Raises UsageError where there is no such file, before anything heavy is loaded to read it."""
+    if not path.exists():
+        raise nas.UsageError(f"cannot read {path}: No such file or directory; name a CSV file")
 
 
 def words(text: str) -> list[str]:
