@@ -1,6 +1,6 @@
 """Measurement packs of a target: which blocks and networks they hold, chosen before anything is measured.
 
-Blocks are chosen over the cost model's features alone (`benchmarks.goals`) from parts of the space metaformer as its
+Blocks are chosen over the cost model's features alone (`nas.measure.design`) from parts of the space metaformer as its
 presets offer it and with everything opened, from blocks of timm networks and from single convolutions, such that
 networks of the space and the timm networks they come from are predicted best. Networks to be predicted are named ones
 of timm, of whose families no block is taken, and ones drawn from the space.
@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.goals import CLOCK_S, least_variance, log_latency_vector, scatter
 from benchmarks.narrator import Stamped
 from hw_models import Target, load_target
 from hw_models.families import Units
 from hw_models.measurements import measurements_csv
 from nas.calibrate import record_units
-from nas.measure.design import draw_networks, part_pool
+from nas.measure.design import CPU_CLOCK_S, Points, draw_networks, log_latency_vector, most_telling, part_pool
 from nas.measure.jobs import Job
 from nas.measure.peace import taken_at_peace
 from nas.measure.records import MeasurementStore
@@ -73,7 +72,7 @@ class Design:
     formats: tuple[tuple[str, int], ...]
     shortest_s: float
     longest_s: float
-    clock_s: float = CLOCK_S
+    clock_s: float = CPU_CLOCK_S
     further: str = ""
 
 
@@ -95,19 +94,19 @@ def blocks(design: Design) -> list[Subject]:
     goals = [named_subject(name) for name in sources]
     for preset, is_open, _, count in SPACES:
         goals += [architecture_subject(arch, 1000) for arch in draw_networks(_space(preset, is_open=is_open), count, 0)]
-    kept, vectors, scatters, aims = [], [], [], []
+    kept, pieces = [], []
     for subject in candidates.values():
         units = [_units(subject, *form, target) for form in design.formats]
         seconds = [own.seconds.sum() for own in units]
         if min(seconds) < design.shortest_s or max(seconds) > design.longest_s:
             continue
         kept.append(subject)
-        vectors.append([log_latency_vector(own) for own in units])
-        scatters.append([scatter(own, design.clock_s) for own in seconds])
-    for subject in goals:
-        aims.append([log_latency_vector(_units(subject, *form, target)) for form in design.formats])
-    formed = (list(np.moveaxis(np.array(rows), 1, 0)) for rows in (vectors, scatters, aims))
-    return [kept[index] for index in least_variance(*formed, design.blocks)]
+        pieces.append(units)
+    points = [Points.of(own, design.clock_s) for own in zip(*pieces, strict=True)]
+    aims = [
+        np.array([log_latency_vector(_units(subject, *form, target)) for subject in goals]) for form in design.formats
+    ]
+    return [kept[index] for index, _ in most_telling(points, aims, design.blocks)]
 
 
 def _units(subject: Subject, precision: str, batch: int, target: Target) -> Units:

@@ -1,10 +1,4 @@
-"""Which measurements a calibration would gain most from: those whose latency is least sure, one after the other.
-
-The log latency of a block is modelled as in the factor fit: shares of its predicted time, times log factors whose prior
-spreads are known, plus a kernel's features with spreads of their own. Each measurement shrinks what is not known; the
-next is the block whose prediction is then least sure (sequential D-optimal design; Fedorov, "Theory of Optimal
-Experiments", 1972, section 2.5).
-"""
+"""Which measurements a calibration would gain most from after those that it has, by the design of `nas.measure`."""
 
 from __future__ import annotations
 
@@ -16,18 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hw_models import Target
-from hw_models.factors import COLUMN_SPREAD, SCALE_SPREAD
-from hw_models.families import COLUMNS, FEATURES, Units
-from hw_models.measurements import PRECISIONS, Measurement
+from hw_models.measurements import PRECISIONS
 from nas.calibrate import record_units
 from nas.errors import UsageError
 from nas.gather import gather
 from nas.measure.ask import DEVICES, IN_CHANS, NUM_CLASSES
 from nas.measure.cuda import KNOWN_GPUS
-from nas.measure.design import part_pool
+from nas.measure.design import Points, clock_s, goal_vectors, most_telling, part_pool
 from nas.measure.device import KNOWN_CPUS
 from nas.measure.plan import COLUMNS as PLAN_COLUMNS
 from nas.measure.plan import is_chainable
@@ -38,13 +28,8 @@ from nas.store import Store
 from nas.subjects import Subject, part_subject
 from search_spaces import load_space
 
-Array = NDArray[np.float64]
-
 POOL = 300
 """Distinct blocks of the space among which is chosen."""
-
-FEATURE_SPREAD, NOISE = 0.15, 0.05
-"""How far a feature bends the log time of a kernel, and how far a measurement scatters: estimated."""
 
 
 def suggest_measurements(
@@ -84,43 +69,14 @@ def suggest_measurements(
     candidates = [(subject, precision) for subject in subjects for precision in precisions]
     have = {(record.subject, record.precision) for record in known}
     candidates = [(subject, precision) for subject, precision in candidates if (subject.name, precision) not in have]
-    points = np.array([_point(subject.record(target.name, p, 1.0, batch=batch), target) for subject, p in candidates])
-    seen = np.array([_point(record, target) for record in known]).reshape(len(known), len(COLUMNS) + len(FEATURES))
-    chosen = least_sure(points, seen, count)
+    asked = [subject.record(target.name, precision, 1.0, batch=batch) for subject, precision in candidates]
+    points, seen = (
+        Points.of([record_units(one, target) for one in records], clock_s(target)) for records in (asked, known)
+    )
+    goals = [goal_vectors(made, target, own, seed, NUM_CLASSES, IN_CHANS, batch) for own in precisions]
+    chosen = most_telling([points], [np.concatenate(goals)], count, [seen])
     place = f"{made.name}/{made.preset}"
     return [_row(*candidates[index], batch, sigma) | {"space": place} for index, sigma in chosen]
-
-
-def least_sure(points: Array, seen: Array, count: int) -> list[tuple[int, float]]:
-    """(row of `points`, standard deviation of its log latency) of the `count` chosen, after `seen` [any, width]."""
-    spread = np.array([COLUMN_SPREAD] * len(COLUMNS) + [FEATURE_SPREAD] * len(FEATURES))
-    covariance = np.diag(spread**2)
-    covariance[: len(COLUMNS), : len(COLUMNS)] += SCALE_SPREAD**2  # the device as a whole
-    for point in seen:
-        covariance = _after(covariance, point)
-    chosen: list[tuple[int, float]] = []
-    taken = np.zeros(len(points), dtype=bool)
-    for _ in range(min(count, len(points))):
-        variance = np.einsum("ij,jk,ik->i", points, covariance, points)
-        variance[taken] = -1
-        best = int(np.argmax(variance))
-        taken[best] = True
-        chosen.append((best, float(np.sqrt(max(variance[best], 0.0)))))
-        covariance = _after(covariance, points[best])
-    return chosen
-
-
-def _after(covariance: Array, point: Array) -> Array:
-    """What is not known after one measurement."""
-    seen = covariance @ point
-    return covariance - np.outer(seen, seen) / (point @ seen + NOISE**2)
-
-
-def _point(record: Measurement, target: Target) -> Array:
-    """Shares of the predicted time by column, and its kernels' mean features."""
-    units: Units = record_units(record, target)
-    share = units.seconds / units.seconds.sum()
-    return np.concatenate([np.bincount(units.column, share, len(COLUMNS)), share @ units.features])
 
 
 def _row(subject: Subject, precision: str, batch: int, sigma: float) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from made_up_device import TARGET, made_records, put
 
 from hw_models import list_targets, load_pack, load_target
-from hw_models.families import COLUMNS, FEATURES
 from hw_models.measurements import read_measurements
 from nas.errors import UsageError
 from nas.measure.plan import write_plan
 from nas.measure.wanted import read_wanted
 from nas.progress import Narrator
-from nas.suggest import least_sure, suggest_measurements, suggestion_csv, suggestion_text
+from nas.suggest import suggest_measurements, suggestion_csv, suggestion_text
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +83,3 @@ def test_suggestions_are_timed_on_what_the_target_is(folder, tmp_path):
 def test_a_suggestion_in_an_unknown_precision_is_refused(tmp_path):
     with pytest.raises(UsageError, match="unknown precision 'w3a3'; known: fp32"):
         suggest_measurements(TARGET, 3, tmp_path, None, precisions=("w8a8", "w3a3"))
-
-
-def test_the_least_sure_comes_first_and_nothing_twice():
-    rng = np.random.default_rng(0)
-    points = np.abs(rng.standard_normal((30, len(COLUMNS) + len(FEATURES))))
-    chosen = least_sure(points, points[:0], 10)
-    sigmas = [sigma for _, sigma in chosen]
-    assert len({index for index, _ in chosen}) == 10
-    assert sigmas == sorted(sigmas, reverse=True)
-    first = chosen[0][0]
-    again = least_sure(points, points[first : first + 1], 1)
-    assert again[0][1] <= sigmas[1] + 1e-9

@@ -23,7 +23,7 @@ from nas.bits import costed_precision, put_precision
 from nas.cost import part_workload
 from nas.errors import UsageError
 from nas.measure.ask import IN_CHANS, NUM_CLASSES
-from nas.measure.design import farthest_points, part_features, part_pool
+from nas.measure.design import Points, clock_s, costed_units, most_telling, part_pool
 from nas.measure.graphs import randomize_
 from nas.measure.timing import Timing, summarize, time_in_turns
 from nas.measure.triton_blocks import FusedBlock, fused_block, require_triton, tune
@@ -170,8 +170,9 @@ def blocks_with_kernel(space: str, preset: str, target: Target, count: int, prec
         found[mixer].append(part)
     ordered = []
     for parts in found.values():
-        features = np.array([part_features(part, target, (precision,)) for part in parts])
-        ordered.append([parts[index] for index in farthest_points(features, count)])
+        points = Points.of([costed_units(part, target, precision) for part in parts], clock_s(target))
+        order = most_telling([points], [points.vectors], count)  # each predicted as well as any other
+        ordered.append([parts[index] for index, _ in order])
     turns = (part for turn in zip_longest(*ordered) for part in turn if part is not None)
     return [part_subject(part) for part in islice(turns, count)]
 
