@@ -80,6 +80,8 @@ def study(
     found: list[dict[str, Any]] = []
     for precision, batch in formats:
         tested = [record for record in networks if (record.precision, record.batch) == (precision, batch)]
+        if not tested:
+            continue  # the minutes did not reach them
         samples = samples_of(tested, target)
         predicted, (low, high) = predictor.predict(samples), predictor.interval(samples)
         kinds = {"all": np.ones(len(tested), dtype=bool)}

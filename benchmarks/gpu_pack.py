@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     jobs = [job for job in in_order(every) if job.subject.kind in args.kinds and job.batch in args.batch]
     on = CudaDevice(args.workers)
+    if on.default_target() != DESIGN.target:
+        raise SystemExit(f"this GPU is {on.default_target()}, and the pack is of {DESIGN.target}")
     try:
         measure(jobs, on, DESIGN.target, args.dir, args.minutes, prepare_only=args.prepare_only)
     finally:  # what is measured is worth keeping, whatever ended it

@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ def provenance() -> dict[str, str]:
     """Commit, date, machine, versions and command of this run."""
     import torch
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    from nas.measure.device import commit
+
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",

@@ -132,7 +132,17 @@ def _sleeps(number: int) -> Quick:
     return Quick(number)
 
 
+class Compilers(Quick):
+    """How many processes torch compiles with."""
+
+    def times_s(self, count: int) -> NDArray[np.float64]:
+        import torch._inductor.config as inductor
+
+        return np.full(count, float(inductor.compile_threads or 0))
+
+
 THINGS: dict[str, Callable[[int], Quick]] = {
+    "compilers": Compilers,
     "quick": Quick,
     "linear": _linear,
     "fails": _fails,

@@ -79,9 +79,15 @@ def state(processors: Sequence[int]) -> dict[str, Any]:
     return found
 
 
+COMMIT = "NAS_COMMIT"
+"""Environment variable that says which commit the source is of, for a machine where it lies without its repository."""
+
+
 @cache
 def commit() -> str:
-    """Of this program: `git describe` where git tracks its source, else its version."""
+    """Of this program: what NAS_COMMIT says, `git describe` where git tracks its source, else its version."""
+    if os.environ.get(COMMIT):
+        return os.environ[COMMIT]
     source = Path(__file__).resolve()
     git = ["git", "-C", str(source.parent)]
     with suppress(OSError):  # no git on this machine

@@ -104,11 +104,12 @@ def measure_gap(
     precisions: Sequence[str] = ("fp16",),
     batch: int = 64,
     seed: int = 0,
+    after: Callable[[Sequence[Gap]], None] | None = None,
 ) -> list[Gap]:
     """Time `budget` blocks of a space in three ways on the current GPU, in each precision.
 
-    Compilers keep what they made on disk: a second run takes a second or two a block. Raises UsageError without a CUDA
-    device or Triton and for what does not exist.
+    after: called with what there is when a precision is done. Compilers keep what they made on disk: a second run takes
+    a second or two a block. Raises UsageError without a CUDA device or Triton and for what does not exist.
     """
     from nas.measure import cuda
     from nas.measure.replay import gpu_state
@@ -143,6 +144,8 @@ def measure_gap(
                 torch.compiler.reset()
             update(len(subjects), len(subjects), "")
             gaps.append(Gap(described.name, precision, batch, tuple(rows), left_out, gpu_state()))
+        if after is not None:
+            after(gaps)
     return gaps
 
 

@@ -8,6 +8,7 @@ others wait, so that the device runs nothing but what is timed.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import threading
@@ -217,7 +218,7 @@ class _Worker:
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
         self._process: SpawnProcess = spawn.Process(target=work, args=(theirs, opener), daemon=True)
-        with _deaf():
+        with _deaf(), _one_compiler():
             self._process.start()
         theirs.close()
 
@@ -288,6 +289,25 @@ class _Remote:
         reason = f"fails: {reply[1]}" if reply is not None else worker.ending()
         worker.end()  # a device that failed once in a process fails there ever after
         raise LostError(f"the worker that timed it {reason}", list(worker.things), self._thing)
+
+
+_COMPILERS = "TORCHINDUCTOR_COMPILE_THREADS"
+
+
+@contextmanager
+def _one_compiler() -> Iterator[None]:
+    """A process that is started in here compiles by itself: there is a worker per processor. torch reads this when it
+    is imported, and what runs here may import it in the worker before anything else.
+    """
+    before = os.environ.get(_COMPILERS)
+    os.environ[_COMPILERS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_COMPILERS]
+        else:
+            os.environ[_COMPILERS] = before
 
 
 @contextmanager

@@ -48,7 +48,6 @@ class Opener(Protocol):
 def work(pipe: Any, pickled: bytes) -> None:
     """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # before torch is imported: there is a worker per processor
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         opener: Opener = pickle.loads(pickled)

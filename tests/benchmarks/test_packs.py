@@ -86,3 +86,11 @@ def test_a_pack_is_written_in_the_order_of_the_design(tmp_path: Path) -> None:
 
 def _measured(job: Job):
     return job.subject.record("h200", job.precision, 1e-3, batch=job.batch)
+
+
+def test_a_gpu_that_the_pack_is_not_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    _folder(tmp_path, 1)
+    with pytest.raises(SystemExit, match="this GPU is h100, and the pack is of h200"):
+        gpu_pack.main(["--dir", str(tmp_path)])

@@ -11,8 +11,9 @@ from nas.measure.device import commit
 
 
 @pytest.fixture(autouse=True)
-def _asked_anew() -> Iterator[None]:
+def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     commit.cache_clear()
+    monkeypatch.delenv("NAS_COMMIT", raising=False)
     yield
     commit.cache_clear()
 
@@ -32,3 +33,8 @@ def test_the_commit_of_a_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_an_installed_program_inside_a_repository_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _git(tmp_path, monkeypatch, 'case "$*" in *ls-files*) exit 1;; esac; echo of-others')
     assert commit().startswith("nas")
+
+
+def test_a_source_without_its_repository_is_of_the_commit_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_COMMIT", "abc1234")
+    assert commit() == "abc1234"

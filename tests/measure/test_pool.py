@@ -186,6 +186,28 @@ def test_workers_end_with_their_parent(sent: signal.Signals) -> None:
     assert not any(map(_is_alive, workers))
 
 
+_MAIN = """
+import torch._inductor.config  # as benchmarks that measure have it: each worker imports this file before all else
+from nas.measure.pool import Pool
+from pool_opener import CpuOpener
+
+if __name__ == "__main__":
+    pool = Pool(CpuOpener(), 1)
+    print(int(pool.open(["compilers"]).runners["compilers"].times_s(1)[0]))
+    pool.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_worker_compiles_by_itself_whatever_was_imported_before(tmp_path: Path) -> None:
+    (tmp_path / "measures.py").write_text(_MAIN)
+    environment = os.environ | {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'tests'}", "TORCHINDUCTOR_COMPILE_THREADS": "7"}
+    command = [sys.executable, str(tmp_path / "measures.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=110)
+    assert done.stdout == "1\n", done.stderr[-1000:]
+
+
 def _kill(worker: int) -> None:
     """Returns when its last thread has ended, and with it its end of the pipe."""
     os.kill(worker, signal.SIGKILL)
