@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product, zip_longest
 from pathlib import Path
@@ -20,15 +20,13 @@ import numpy as np
 from benchmarks.narrator import Stamped
 from hw_models import Target, load_target
 from hw_models.families import Units
-from hw_models.measurements import measurements_csv
-from nas.calibrate import record_units
+from hw_models.measurements import Measurement, measurements_csv, read_measurements
+from nas.files import write_whole
 from nas.measure.design import CPU_CLOCK_S, Points, draw_networks, log_latency_vector, most_telling, part_pool
 from nas.measure.jobs import Job
 from nas.measure.peace import taken_at_peace
-from nas.measure.records import MeasurementStore
 from nas.measure.run import measure_jobs
 from nas.measure.session import Device, Outcome
-from nas.store import Store
 from nas.subjects import Subject, architecture_subject, canonical, described_part, named_subject, part_subject
 from nas.timm_parts import timm_descriptions
 from search_spaces import load_space
@@ -110,6 +108,8 @@ def blocks(design: Design) -> list[Subject]:
 
 
 def _units(subject: Subject, precision: str, batch: int, target: Target) -> Units:
+    from nas.calibrate import record_units  # which needs a database: blocks are chosen where there is one
+
     return record_units(subject.record(target.name, precision, 1.0, batch=batch), target)
 
 
@@ -165,6 +165,24 @@ def load_jobs(folder: Path, design: Design) -> list[Job]:
     return [Job(subject, *form) for subject in subjects for form in design.formats]
 
 
+class TimesFile:
+    """Times kept in FOLDER/times.csv, so that a machine without the packages of a database can take them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "times.csv"
+
+    def of(self, target: str) -> list[Measurement]:
+        """All of a target; none where nothing was measured yet."""
+        return read_measurements(self._path, target) if self._path.exists() else []
+
+    def put(self, records: Iterable[Measurement]) -> None:
+        """Kept when this returns, in the place of earlier ones of the same identity."""
+        for record in records:
+            kept = {one.identity: one for one in self.of(record.target)}
+            kept[record.identity] = record
+            write_whole(self._path, measurements_csv(list(kept.values())))
+
+
 def measure(
     jobs: Sequence[Job],
     device: Device,
@@ -175,11 +193,11 @@ def measure(
     prepare_only: bool,
     patience_s: float | None = None,
 ) -> Outcome:
-    """Measure what the folder's database does not have yet, and say what came of it."""
+    """Measure what the folder does not have yet, and say what came of it."""
     narrator = Stamped()
-    store = MeasurementStore(Store(folder, create=True))
+    kept = TimesFile(folder)
     outcome = measure_jobs(
-        jobs, device, target, store, narrator, minutes=minutes, prepare_only=prepare_only, patience_s=patience_s
+        jobs, device, target, kept, narrator, minutes=minutes, prepare_only=prepare_only, patience_s=patience_s
     )
     narrator.say(
         f"known {outcome.known}, new {len(outcome.measured)}, refused {len(outcome.refused)}, left {outcome.left}"
@@ -190,13 +208,13 @@ def measure(
 
 
 def export(jobs: Sequence[Job], design: Design, folder: Path, out: Path) -> None:
-    """Write all measurements of `jobs` in the folder's database, in the order of the jobs: out/TARGET.csv with the
+    """Write all measurements of `jobs` in the folder, in the order of the jobs: out/TARGET.csv with the
     blocks and out/held_out/TARGET_networks.csv (or TARGET_FURTHER_networks.csv), where there are any.
     """
     place = {(job.subject.name, job.precision, job.batch): number for number, job in enumerate(jobs)}
     keyed = {
         (record.subject, record.precision, record.batch): record
-        for record in taken_at_peace(MeasurementStore(Store(folder)).of(design.target))
+        for record in taken_at_peace(TimesFile(folder).of(design.target))
     }
     records = [keyed[key] for key in sorted(keyed.keys() & place.keys(), key=place.__getitem__)]
     words = "_".join(word for word in (design.target, design.further, "networks") if word)

@@ -14,7 +14,6 @@ from nas.errors import UsageError
 from nas.latency import TargetLatency, calibrated
 from nas.objectives import Goal, resolve_goal, suggestion
 from nas.progress import Narrator
-from nas.samplers import SAMPLERS
 from nas.spec import SpaceSpec, StudySpec, TrainSpec
 from nas.teacher_files import full_teacher, teacher_identity
 from search_spaces.metaformer import load_space
@@ -120,6 +119,7 @@ def pose(
     UsageError.
     """
     from hw_models.estimate import COST_MODEL_VERSION
+    from nas.samplers import SAMPLERS
 
     narrator = narrator or Narrator(quiet=True)
     spec = with_full_paths(spec)

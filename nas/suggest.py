@@ -15,9 +15,9 @@ from hw_models.measurements import PRECISIONS
 from nas.calibrate import record_units
 from nas.errors import UsageError
 from nas.gather import gather
-from nas.measure.ask import DEVICES, IN_CHANS, NUM_CLASSES
+from nas.measure.ask import DEVICES
 from nas.measure.cuda import KNOWN_GPUS
-from nas.measure.design import Points, clock_s, goal_vectors, most_telling, part_pool
+from nas.measure.design import IN_CHANS, NUM_CLASSES, Points, clock_s, goal_vectors, most_telling, part_pool
 from nas.measure.device import KNOWN_CPUS
 from nas.measure.plan import COLUMNS as PLAN_COLUMNS
 from nas.measure.plan import is_chainable

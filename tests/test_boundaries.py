@@ -114,6 +114,12 @@ def test_importing_the_data_package_loads_no_timm():
     assert loaded_by("import nas.data") & {"timm", "torchvision", "datasets", "optuna", "ray"} == set()
 
 
+@pytest.mark.parametrize("module", ["nas.train", "nas.measure.cuda", "nas.measure.gap", "benchmarks.gpu_pack"])
+def test_what_trains_and_measures_on_a_gpu_needs_no_database(module):
+    """Machines that lend a GPU have torch and timm, and seldom more."""
+    assert loaded_by(f"import {module}", ROOT) & {"optuna", "sqlalchemy", "fvcore", "ray"} == set()
+
+
 @pytest.mark.parametrize("face", [nas, search_spaces], ids=["nas", "search_spaces"])
 def test_a_face_lists_each_name_once_more_and_finds_it(face):
     """The names stand twice, for programs and for readers: as a table of homes, and as `__all__`."""

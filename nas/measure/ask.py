@@ -11,7 +11,7 @@ from typing import Any
 from hw_models import Target
 from nas.errors import UsageError
 from nas.files import sole_user
-from nas.measure.design import choose_parts, draw_networks
+from nas.measure.design import IN_CHANS, NUM_CLASSES, choose_parts, draw_networks
 from nas.measure.jobs import Job
 from nas.measure.methods import methods_asked, refuse_other_methods
 from nas.measure.records import MeasurementStore, refuse_other_software
@@ -29,7 +29,6 @@ DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 """Kind of a target -> what `nas measure --device` calls one at this machine; boards of other kinds are out of reach."""
 
 DEFAULT_BUDGET = 200
-NUM_CLASSES, IN_CHANS = 1000, 3
 
 
 def run_measuring(

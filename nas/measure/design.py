@@ -27,6 +27,9 @@ from search_spaces.space import SearchSpace
 
 Array = NDArray[np.float64]
 
+NUM_CLASSES, IN_CHANS = 1000, 3
+"""Of the networks whose blocks are measured."""
+
 POOL = 600
 """Distinct parts among which is chosen."""
 

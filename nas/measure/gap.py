@@ -22,8 +22,7 @@ from hw_models import Target, estimate_part
 from nas.bits import costed_precision, put_precision
 from nas.cost import part_workload
 from nas.errors import UsageError
-from nas.measure.ask import IN_CHANS, NUM_CLASSES
-from nas.measure.design import Points, clock_s, costed_units, most_telling, part_pool
+from nas.measure.design import IN_CHANS, NUM_CLASSES, Points, clock_s, costed_units, most_telling, part_pool
 from nas.measure.graphs import randomize_
 from nas.measure.timing import Timing, summarize, time_in_turns
 from nas.measure.triton_blocks import FusedBlock, fused_block, require_triton, tune

@@ -17,8 +17,8 @@ from nas.bits import costed_precision
 from nas.errors import UsageError
 from nas.export.folder import QDQ_FILE, whole_folder
 from nas.interrupt import deferred_interrupt
-from nas.measure.ask import IN_CHANS, NUM_CLASSES, chosen_blocks, space_of, target_name
-from nas.measure.design import draw_networks
+from nas.measure.ask import chosen_blocks, space_of, target_name
+from nas.measure.design import IN_CHANS, NUM_CLASSES, draw_networks
 from nas.measure.graphs import write_graph
 from nas.measure.jobs import CHAIN, is_chained
 from nas.measure.table import copies_name

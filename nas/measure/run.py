@@ -14,8 +14,7 @@ from nas.errors import Interrupted, NasError, UsageError
 from nas.measure.jobs import Graph, Job, graphs_of, name_of
 from nas.measure.peace import peace_s, taken_at_peace, warn_of_a_slow_machine
 from nas.measure.pool import Opened
-from nas.measure.records import MeasurementStore
-from nas.measure.session import Device, Outcome, Session
+from nas.measure.session import Device, Keeper, Outcome, Session
 from nas.measure.turns import TRIES, time_group
 from nas.measure.worker import NoRoomError
 from nas.progress import Narrator
@@ -43,7 +42,7 @@ def measure_jobs(
     jobs: Sequence[Job],
     on: Device,
     target: str,
-    store: MeasurementStore,
+    store: Keeper,
     narrator: Narrator,
     *,
     minutes: float | None = None,
@@ -143,9 +142,7 @@ def _warm(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrator,
     outcome.left = sum(name_of(job) not in outcome.refused for job in jobs)
 
 
-def _time_all(
-    jobs: list[Job], session: Session, store: MeasurementStore, narrator: Narrator, minutes: float | None
-) -> None:
+def _time_all(jobs: list[Job], session: Session, store: Keeper, narrator: Narrator, minutes: float | None) -> None:
     end = None if minutes is None else time.monotonic() + 60 * minutes
     outcome, on = session.outcome, session.on
     most = max(TURN, WORKER_TURN * on.workers)

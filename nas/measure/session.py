@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +14,18 @@ from nas.errors import NasError
 from nas.measure.jobs import Graph, Job
 from nas.measure.pool import Opened, Progress
 from nas.measure.timing import Sentinel
+
+
+class Keeper(Protocol):
+    """What keeps times: the database (`nas.measure.records`), or a file where there is none."""
+
+    def of(self, target: str) -> list[Measurement]:
+        """All of a target."""
+        ...
+
+    def put(self, records: Iterable[Measurement]) -> None:
+        """Kept when this returns, in the place of earlier ones of the same identity."""
+        ...
 
 
 class Device(Protocol):

@@ -13,8 +13,6 @@ from benchmarks.cpu_pack import TIMM, design
 from hw_models.measurements import read_measurements
 from nas.measure.design import part_pool
 from nas.measure.jobs import Job
-from nas.measure.records import MeasurementStore
-from nas.store import Store
 from nas.subjects import named_subject, part_subject
 from search_spaces import load_space
 
@@ -71,7 +69,11 @@ def test_a_pack_is_written_in_the_order_of_the_design(tmp_path: Path) -> None:
     jobs = packs.load_jobs(_folder(tmp_path, 3), gpu_pack.DESIGN)
     records = [_measured(job) for job in jobs]
     other = replace(records[0], precision="fp32")  # not of the pack
-    MeasurementStore(Store(tmp_path, create=True)).put([other, *reversed(records)])
+    kept = packs.TimesFile(tmp_path)
+    assert kept.of("h200") == []
+    kept.put([replace(records[1], latency_s=9.0), other])
+    kept.put(reversed(records))
+    assert len(kept.of("h200")) == len(records) + 1  # the one measured again stands once
     packs.export(jobs, gpu_pack.DESIGN, tmp_path, tmp_path / "out")
     blocks = read_measurements(tmp_path / "out" / "h200.csv")
     networks = read_measurements(tmp_path / "out" / "held_out" / "h200_networks.csv")

@@ -94,7 +94,7 @@ def test_measured_recorded_and_not_measured_again(tmp_path: Path, unexcited: Non
     assert sorted(records, key=str) == sorted(first.measured, key=str)
     assert records
     for record in records:
-        assert 0 < record.low_s <= record.latency_s <= record.high_s
+        assert 0 <= record.low_s <= record.latency_s <= record.high_s  # 0: half the difference of two times, under load
         assert record.condition()["threads"] == 1
         assert all((record.runtime_version, record.commit, record.date))
     again = measure_jobs(jobs, device, "core", store, _QUIET)
