@@ -106,8 +106,11 @@ _ASKED = (
 
 
 def gpu_state() -> dict[str, Any]:
-    """Name of the current GPU, and its clocks, temperature and power as far as nvidia-smi tells them."""
+    """Name of the current GPU, the libraries that choose its kernels, and its clocks, temperature and power as far as
+    nvidia-smi tells them.
+    """
     found: dict[str, Any] = {"processor": torch.cuda.get_device_name(), "threads": 1, "cache": CACHE}
+    found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
     command = ["nvidia-smi", f"--query-gpu={','.join(name for name, _, _ in _ASKED)}", "--format=csv,noheader,nounits"]
     if uuid is not None:
