@@ -112,16 +112,23 @@ class Store:
             if not create and _is_missing_file(self.url):  # SQLite would make it
                 raise UsageError(f"no database at {self.url}: run `nas search` first, or name another with --storage")
             self._engine = _engine(self.url)
-            tables = set(sa.inspect(self._engine).get_table_names())
-            if tables and _STUDIES.name not in tables and not tables >= _OPTUNA_TABLES:
-                raise UsageError(
-                    f"{self.url} is the database of another program (it has a table {min(tables)!r}, none of "
-                    "ours); name another with --storage, or another folder with --dir"
-                )
-            if create:
-                _TABLES.create_all(self._engine)
-            elif _STUDIES.name not in tables:
-                raise UsageError(f"no studies in {self.url}: run `nas search` first, or name another with --storage")
+            try:
+                self._check_tables(create)
+            except BaseException:
+                self.close()
+                raise
+
+    def _check_tables(self, create: bool) -> None:
+        tables = set(sa.inspect(self._engine).get_table_names())
+        if tables and _STUDIES.name not in tables and not tables >= _OPTUNA_TABLES:
+            raise UsageError(
+                f"{self.url} is the database of another program (it has a table {min(tables)!r}, none of "
+                "ours); name another with --storage, or another folder with --dir"
+            )
+        if create:
+            _TABLES.create_all(self._engine)
+        elif _STUDIES.name not in tables:
+            raise UsageError(f"no studies in {self.url}: run `nas search` first, or name another with --storage")
 
     @property
     def engine(self) -> sa.Engine:

@@ -64,8 +64,10 @@ def test_finalists_are_recorded_in_the_study(finished, folder):
 
 
 def test_they_are_attributes_of_the_trials_in_optuna(finished):
-    study = optuna.load_study(study_name="small", storage=finished.url)
-    for trial in study.get_trials():
+    storage = optuna.storages.RDBStorage(finished.url)
+    trials = optuna.load_study(study_name="small", storage=storage).get_trials()
+    storage.engine.dispose()
+    for trial in trials:
         record = finished.finalists.get(trial.user_attrs["trial"])
         assert ("stand_alone_top1" in trial.user_attrs) == (record is not None)
         if record is not None:

@@ -107,10 +107,9 @@ def test_a_damaged_database_is_told_from_another_file(tmp_path):
     content = bytearray((tmp_path / "nas.db").read_bytes())
     content[4096 : 4096 * 20] = b"\x5a" * (4096 * 19)
     (tmp_path / "nas.db").write_bytes(content)
-    with pytest.raises(
-        NasError, match=r"is damaged .*: put back a copy of it, or save what `sqlite3 nas\.db \.recover`"
-    ):
-        Store(tmp_path).studies()
+    said = r"is damaged .*: put back a copy of it, or save what `sqlite3 nas\.db \.recover`"
+    with closing(Store(tmp_path)) as store, pytest.raises(NasError, match=said):
+        store.studies()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,12 @@ def unexcited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.measure.timing.NOISY", 1e9)
     monkeypatch.setattr("nas.measure.timing.SLICE_S", 1e-4)
     monkeypatch.setattr("hw_models.measurements.WIDEST", 1e9)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MeasurementStore]:
+    with closing(Store(tmp_path, create=True)) as opened:
+        yield MeasurementStore(opened)
 
 
 def _jobs(count: int) -> list[Job]:
@@ -84,8 +91,7 @@ def test_a_block_is_timed_in_a_chain_and_other_parts_less_their_reorders() -> No
     assert CHAIN > 1
 
 
-def test_measured_recorded_and_not_measured_again(tmp_path: Path, unexcited: None) -> None:
-    store = MeasurementStore(Store(tmp_path, create=True))
+def test_measured_recorded_and_not_measured_again(tmp_path: Path, store: MeasurementStore, unexcited: None) -> None:
     device = CpuDevice(tmp_path / "graphs")
     jobs = _jobs(2)
     first = measure_jobs(jobs, device, "core", store, _QUIET)
@@ -106,10 +112,11 @@ def _slower(record: Measurement, factor: float) -> Measurement:
     return replace(record, latency_s=1.0, high_s=1.0, conditions=json.dumps(state | {"sentinel_s": factor}))
 
 
-def test_a_folder_that_began_on_a_busy_machine_is_found_out(tmp_path: Path, unexcited: None, monkeypatch) -> None:
+def test_a_folder_that_began_on_a_busy_machine_is_found_out(
+    tmp_path: Path, store: MeasurementStore, unexcited: None, monkeypatch
+) -> None:
     """All its times are taken again, though they agree with each other, by the same command on a machine at peace."""
     monkeypatch.setattr("nas.measure.peace.timing", SimpleNamespace(CALM=1.5))
-    store = MeasurementStore(Store(tmp_path, create=True))
     device = CpuDevice(tmp_path / "graphs")
     jobs = _jobs(1)
     first = measure_jobs(jobs, device, "core", store, _QUIET).measured
@@ -125,13 +132,12 @@ def test_a_folder_that_began_on_a_busy_machine_is_found_out(tmp_path: Path, unex
 
 
 def test_a_machine_slower_than_its_pack_is_warned_of_when_it_measures(
-    tmp_path: Path, unexcited: None, monkeypatch
+    tmp_path: Path, store: MeasurementStore, unexcited: None, monkeypatch
 ) -> None:
     monkeypatch.setattr("nas.measure.peace.timing", SimpleNamespace(CALM=1e-9))
     lines: list[str] = []
     narrator = Narrator(quiet=True)
     monkeypatch.setattr(narrator, "warn", lines.append)
-    store = MeasurementStore(Store(tmp_path, create=True))
     measure_jobs(_jobs(1)[:1], CpuDevice(tmp_path / "graphs"), "epyc_zen3_core", store, narrator)
     assert len(lines) == 1
     assert "times as long as when the pack epyc_zen3_core was measured" in lines[0]
@@ -158,21 +164,23 @@ class _Stops(CpuDevice):
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, unexcited: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_what_is_finished(
+    tmp_path: Path, store: MeasurementStore, unexcited: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nas.measure.run.TURN", 2)
-    store = MeasurementStore(Store(tmp_path, create=True))
     with pytest.raises(Interrupted, match="measurements are saved; the same command goes on"):
         measure_jobs(_jobs(2), _Stops(tmp_path / "graphs"), "core", store, _QUIET)
     assert len(store.of("core")) <= 1
 
 
-def test_a_machine_under_load_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_under_load_is_refused(
+    tmp_path: Path, store: MeasurementStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nas.measure.timing.CALM", 0.0)  # never at peace
     monkeypatch.setattr("nas.measure.timing.PATIENCE_S", 0.01)
     monkeypatch.setattr("nas.measure.turns.REST_S", 0.0)
     monkeypatch.setattr("nas.measure.turns.TRIES", 1)
     monkeypatch.setattr("nas.measure.run.MOST_REFUSED", 2)
-    store = MeasurementStore(Store(tmp_path, create=True))
     with pytest.raises(NasError, match="the machine is under load"):
         measure_jobs(_jobs(1), CpuDevice(tmp_path / "graphs"), "core", store, _QUIET)
     assert store.of("core") == []
@@ -186,9 +194,10 @@ def test_patience_is_seconds_of_a_cpu(device: str, patience_s: float, tmp_path: 
         run_measuring(tmp_path, None, _QUIET, device=device, patience_s=patience_s)
 
 
-def test_blocks_timed_by_another_method_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_timed_by_another_method_are_not_joined(
+    tmp_path: Path, store: MeasurementStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nas.measure.design.POOL", 30)
-    store = MeasurementStore(Store(tmp_path, create=True))
     before = [
         job.subject.record(
             "npu_40tops", job.precision, 1e-3, runtime=CpuDevice.runtime,
@@ -236,8 +245,10 @@ def test_a_difference_that_scatters_more_than_its_times_is_refused(
     assert not session.outcome.disturbed  # which does not mean that the machine is under load
 
 
-def test_times_that_are_hardly_known_are_taken_again(tmp_path: Path, unexcited: None, monkeypatch) -> None:
-    store, device, jobs = MeasurementStore(Store(tmp_path, create=True)), CpuDevice(tmp_path / "graphs"), _jobs(1)[:1]
+def test_times_that_are_hardly_known_are_taken_again(
+    tmp_path: Path, store: MeasurementStore, unexcited: None, monkeypatch
+) -> None:
+    device, jobs = CpuDevice(tmp_path / "graphs"), _jobs(1)[:1]
     (record,) = measure_jobs(jobs, device, "core", store, _QUIET).measured
     store.put([replace(record, low_s=0.5 * record.latency_s, high_s=1.5 * record.latency_s)])
     assert measure_jobs(jobs, device, "core", store, _QUIET).known == 1
@@ -287,8 +298,9 @@ def pooled(tmp_path: Path) -> Iterator[_Pooled]:
 
 
 @pytest.mark.slow
-def test_workers_open_and_every_job_gets_its_time_or_a_reason(tmp_path: Path, unexcited: None, pooled: _Pooled) -> None:
-    store = MeasurementStore(Store(tmp_path, create=True))
+def test_workers_open_and_every_job_gets_its_time_or_a_reason(
+    tmp_path: Path, store: MeasurementStore, unexcited: None, pooled: _Pooled
+) -> None:
     subjects = list(dict.fromkeys(job.subject for job in _jobs(3)))
     jobs = [Job(subject, precision) for subject in subjects for precision in ("fp32", "w8a8", "bf16")]
     jobs.insert(2, Job(subjects[0], "fp16"))
@@ -308,8 +320,9 @@ def _steady(count: int) -> list[Job]:
 
 
 @pytest.mark.slow
-def test_a_worker_lost_while_timing_costs_its_graph_and_no_other(tmp_path: Path, pooled: _Pooled) -> None:
-    store = MeasurementStore(Store(tmp_path, create=True))
+def test_a_worker_lost_while_timing_costs_its_graph_and_no_other(
+    tmp_path: Path, store: MeasurementStore, pooled: _Pooled
+) -> None:
     jobs = _steady(3)
     kills = [Job(jobs[number].subject, "w8a16") for number in (0, 1)]
     outcome = measure_jobs([jobs[0], kills[0], *jobs[1:], kills[1]], pooled, "core", store, _QUIET)
@@ -336,9 +349,11 @@ class _Vanishing(_Pooled):
 
 
 @pytest.mark.slow
-def test_workers_that_vanish_between_opening_and_timing_are_not_replaced_for_ever(tmp_path: Path) -> None:
+def test_workers_that_vanish_between_opening_and_timing_are_not_replaced_for_ever(
+    tmp_path: Path, store: MeasurementStore
+) -> None:
     """No graph is to blame, so all are opened again, the second time each alone; the same command goes on later."""
-    device, jobs, store = _Vanishing(tmp_path / "graphs"), _steady(2), MeasurementStore(Store(tmp_path, create=True))
+    device, jobs = _Vanishing(tmp_path / "graphs"), _steady(2)
     outcome = measure_jobs(jobs, device, "core", store, _QUIET)
     each = [set(graphs_of([job])) for job in jobs]
     assert device.asked == [set.union(*each), set.union(*each), *each]
@@ -351,8 +366,7 @@ def test_workers_that_vanish_between_opening_and_timing_are_not_replaced_for_eve
 
 
 @pytest.mark.slow
-def test_workers_prepare_without_timing(tmp_path: Path, pooled: _Pooled) -> None:
-    store = MeasurementStore(Store(tmp_path, create=True))
+def test_workers_prepare_without_timing(tmp_path: Path, store: MeasurementStore, pooled: _Pooled) -> None:
     subject = _jobs(1)[0].subject
     jobs = [Job(subject, "fp32"), Job(subject, "bf16")]
     outcome = measure_jobs(jobs, pooled, "core", store, _QUIET, prepare_only=True)
@@ -361,17 +375,15 @@ def test_workers_prepare_without_timing(tmp_path: Path, pooled: _Pooled) -> None
     assert store.of("core") == []
 
 
-def test_the_minutes_hold_for_opening_too(tmp_path: Path, pooled: _Pooled) -> None:
-    store = MeasurementStore(Store(tmp_path, create=True))
+def test_the_minutes_hold_for_opening_too(tmp_path: Path, store: MeasurementStore, pooled: _Pooled) -> None:
     outcome = measure_jobs(_jobs(2)[:1], pooled, "core", store, _QUIET, minutes=1e-4)
     assert (outcome.left, outcome.refused, outcome.measured) == (1, {}, [])
 
 
 def test_minutes_that_are_short_of_a_whole_group_still_measure_a_part(
-    tmp_path: Path, unexcited: None, pooled: _Pooled, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: MeasurementStore, unexcited: None, pooled: _Pooled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.measure.run.TIMED_S", 30.0)  # two graphs a job: all three would want 180 s
-    store = MeasurementStore(Store(tmp_path, create=True))
     jobs = [job for job in _jobs(3) if job.precision == "fp32"]
     outcome = measure_jobs(jobs, pooled, "core", store, _QUIET, minutes=2.5)
     assert outcome.measured
@@ -410,8 +422,8 @@ def test_no_gpu_is_one_line(tmp_path: Path) -> None:
         run_measuring(tmp_path, None, _QUIET, device="cuda")
 
 
-def test_times_of_other_threads_do_not_mix(tmp_path: Path) -> None:
+def test_times_of_other_threads_do_not_mix(tmp_path: Path, store: MeasurementStore) -> None:
     record = Measurement("npu_40tops", "resnet18", "network", 224, "fp32", 1.0, conditions='{"threads":2}')
-    MeasurementStore(Store(tmp_path, create=True)).put([record])
+    store.put([record])
     with pytest.raises(UsageError, match=r"--replace|threads"):
         run_measuring(tmp_path, None, _QUIET, target="npu_40tops", models=["resnet18"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,12 +177,13 @@ def test_blocks_timed_in_different_ways_do_not_mix(tmp_path: Path, monkeypatch: 
     with pytest.raises(UsageError, match=said):
         import_measurements(plan / TABLE, "npu_40tops", tmp_path, None)
     assert import_measurements(plan / TABLE, "npu_40tops", tmp_path, None, replace_other=True).dropped == 2
-    store = MeasurementStore(Store(tmp_path))
-    assert methods_of(store.of("npu_40tops")) == {LED: 2}
-    assert sum(record.kind == "network" for record in store.of("npu_40tops")) == 1  # networks are timed in one way
+    with closing(Store(tmp_path)) as opened:
+        known = MeasurementStore(opened).of("npu_40tops")
+    assert methods_of(known) == {LED: 2}
+    assert sum(record.kind == "network" for record in known) == 1  # networks are timed in one way
 
     table = tmp_path / "both.csv"
-    table.write_text(measurements_csv([*store.of("npu_40tops"), replace(old[-1], input_size=old[-1].input_size + 1)]))
+    table.write_text(measurements_csv([*known, replace(old[-1], input_size=old[-1].input_size + 1)]))
     with pytest.raises(UsageError, match=r"both\.csv were timed in different ways \(2 by '.*', 1 by"):
         import_measurements(table, "npu_40tops", tmp_path, None)
 

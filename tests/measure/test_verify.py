@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_networks_of_a_front_are_measured_beside_their_predictions(
     # What a calibration has learned from is no test of it.
     blocks = [record for record in load_pack("epyc_zen3_core") if record.precision == "fp32"][:16]
     known = [replace(record, runtime_version=onnxruntime.__version__) for record in blocks]
-    MeasurementStore(Store(tmp_path)).put(known)
+    with closing(Store(tmp_path)) as opened:
+        MeasurementStore(opened).put(known)
     stored = run_calibration("epyc_zen3_core", tmp_path, None, _QUIET).stored
     assert stored is not None
     again = verify_study(study, _QUIET, target="epyc_zen3_core", precision="fp32")
@@ -71,8 +73,9 @@ def test_networks_of_a_front_are_measured_beside_their_predictions(
 
     # A calibration that is no longer right is refused before the time it takes to measure.
     monkeypatch.setattr("hw_models.calibration.COST_MODEL_VERSION", -1)
-    store = MeasurementStore(Store(tmp_path))
-    store.drop(store.of("epyc_zen3_core"))
-    with pytest.raises(UsageError, match="another version of the cost model"):
-        verify_study(study, _QUIET, target="epyc_zen3_core", precision="fp32")
-    assert store.of("epyc_zen3_core") == []
+    with closing(Store(tmp_path)) as opened:
+        store = MeasurementStore(opened)
+        store.drop(store.of("epyc_zen3_core"))
+        with pytest.raises(UsageError, match="another version of the cost model"):
+            verify_study(study, _QUIET, target="epyc_zen3_core", precision="fp32")
+        assert store.of("epyc_zen3_core") == []
