@@ -183,7 +183,7 @@ MISTAKES = [
     (["search", "--target", "npu_40top"], "did you mean 'npu_40tops'"),
     (["search", "--target", "nowhere.toml"], "nowhere.toml"),
     (["search", "--objective", "latencyy"], "unknown objective 'latencyy'; did you mean 'latency'"),
-    (["search", "--sampler", "nsga3"], "unknown sampler 'nsga3'; did you mean 'nsga2'"),
+    (["search", "--sampler", "nsgaa2"], "unknown sampler 'nsgaa2'; did you mean 'nsga2'"),
     (["search", "--constraint", "latency==2ms"], "cannot read the constraint 'latency==2ms'"),
     (["search", "--constraint", "latency<=2"], "no unit"),
     (["search", "--config", "quikstart"], "did you mean 'quickstart'"),
