@@ -175,7 +175,8 @@ EXPORTED = [
 def test_every_value_is_exported_once():
     genes = ("norm", "activation", "channel_mixer", "gate", "stem")
     exported = {(gene, value) for row in EXPORTED for gene, value in zip(genes, row, strict=True)}
-    assert not {*CASES} - exported, "put it into a row of EXPORTED"
+    missing = {*CASES} - exported
+    assert not missing, "put it into a row of EXPORTED"
 
 
 @pytest.mark.parametrize(("norm", "activation", "channel_mixer", "gate", "stem"), EXPORTED)
