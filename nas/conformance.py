@@ -190,6 +190,8 @@ def _is_exported(family: str) -> None:
     exec(source, names)  # nothing of ours is in sight: what the file lacks is missing here too
     names["MetaFormerNet"](**arguments, num_classes=CLASSES).eval()(torch.zeros(1, 3, 2 * SIDE, 2 * SIDE))
     export_graph(fold(network), (1, 3, 2 * SIDE, 2 * SIDE))
+    beside = [{"blocks": [{"mixer": other} for other in MIXERS]}]  # in one file with any other, whose names it may have
+    standalone_source("network", family, arguments | {"stages": beside}, {})
 
 
 CLAUSES: dict[str, Callable[[str], None]] = {

@@ -15,24 +15,27 @@ from nas.spec import STUDIES, SpaceSpec, list_studies
 from nas.store import Store, StudyRecord
 from nas.units import BYTES, format_quantity
 from search_spaces.menu import MENU
-from search_spaces.metaformer import PRESETS, SPACES
+from search_spaces.metaformer import SPACES
 
 
 def describe_spaces(name: str | None, preset: str | None, granularity: str) -> list[dict[str, Any]]:
-    """One entry per space and preset; of the named space only `preset`, by default the first.
+    """One entry per space and preset; of the named space only `preset`, by default its first. Without a name, `preset`
+    of the spaces that have it.
 
     `choices` are open; `closed`: what else a gene can be opened to by `space.choices`, gene -> values.
     `mixers`: those offered by default. `menu`: all there are, with group, kernels and bounds.
 
     Raises UsageError when it does not exist.
     """
-    names = [name] if name is not None else sorted(SPACES)
-    presets = list(PRESETS) if name is None else list(PRESETS)[:1]
-    spaces = [
-        space_of(SpaceSpec(name=one, preset=each, granularity=granularity))
-        for one in names
-        for each in ([preset] if preset is not None else presets)
-    ]
+    asked: list[tuple[str, str]]
+    if name is not None:
+        asked = [(name, preset or (SPACES[name].presets[0] if name in SPACES else ""))]
+    else:
+        asked = [(one, each) for one in sorted(SPACES) for each in SPACES[one].presets if preset in (None, each)]
+        if not asked:
+            known = dict.fromkeys(each for builder in SPACES.values() for each in builder.presets)
+            raise UsageError(f"no space has a preset {preset!r}; there are presets {', '.join(known)}")
+    spaces = [space_of(SpaceSpec(name=one, preset=each, granularity=granularity)) for one, each in asked]
     menu = {name: asdict(facts) for name, facts in MENU.items()}
     return [
         {

@@ -49,6 +49,10 @@ OBJECTIVES: dict[str, Objective] = {
     "macs": Objective("macs", "minimize", units.COUNT, "macs", per_target=False),
     "params": Objective("params", "minimize", units.COUNT, "parameters", per_target=False),
 }
+"""Name as a person writes it -> what it reads: an entry of `hw_models.CostReport.summary`, or the accuracy."""
+
+COSTS = tuple(objective.key for objective in OBJECTIVES.values() if not objective.needs_images)
+"""Entries of a cost summary that are shown of every candidate."""
 
 
 @dataclass(frozen=True, slots=True)

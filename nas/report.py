@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from nas.latency import latency_claims
-from nas.objectives import OBJECTIVES, Axis
+from nas.objectives import COSTS, OBJECTIVES, Axis
 from nas.study import Study
 from nas.trial import Trial
 from nas.units import UNITS, shown_unit
 from search_spaces.architecture import Architecture
 
-_COSTS = ("latency_s", "energy_j", "peak_onchip_bytes", "weight_bytes", "dram_bytes", "macs", "params")
 CALIBRATED = ("latency_expected_s", "latency_low_s", "latency_high_s", "calibration")
 """Entries of a cost summary that a calibration adds."""
 
@@ -31,7 +30,7 @@ def network(study: Study, trial: Trial) -> dict[str, Any]:
     accuracy, first = trial.accuracy or {}, trial.costs[study.goal.targets[0]]
     row: dict[str, Any] = {"trial": trial.number, "architecture": trial.architecture.to_dict()}
     row |= {"top1": trial.top1} | {f"top1_{key}": accuracy.get(key) for key in ("stderr", "samples", "kind")}
-    row |= {key: first[key] for key in (*_COSTS, *CALIBRATED) if key in first}
+    row |= {key: first[key] for key in (*COSTS, *CALIBRATED) if key in first}
     if (validation := study.validations.get(trial.number)) is not None:
         row["val_top1"] = validation["top1"]
         row |= {f"val_top1_{key}": validation[key] for key in ("stderr", "samples")}
@@ -39,7 +38,7 @@ def network(study: Study, trial: Trial) -> dict[str, Any]:
         row["alone_top1"] = trained["top1"]
         row |= {f"alone_top1_{key}": trained[key] for key in ("stderr", "samples")}
     row["targets"] = {
-        target: {key: costs[key] for key in (*_COSTS, *CALIBRATED) if key in costs}
+        target: {key: costs[key] for key in (*COSTS, *CALIBRATED) if key in costs}
         for target, costs in trial.costs.items()
     }
     return row

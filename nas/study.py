@@ -77,7 +77,8 @@ class Study:
         """Raises UsageError when there is no such trial, or it was never scored."""
         found = next((trial for trial in self.trials if trial.number == number), None)
         if found is None:
-            raise UsageError(f"study {self.name} has no trial {number}; it has 0 to {len(self.trials) - 1}")
+            known = f"it has 0 to {len(self.trials) - 1}" if self.trials else "it has none yet: run its search"
+            raise UsageError(f"study {self.name} has no trial {number}; {known}")
         if found.accuracy is None:
             reason = "; ".join(shortfall.reason for shortfall in found.shortfalls(self.goal))
             raise UsageError(f"trial {number} of study {self.name} was never scored: {reason}")
@@ -105,6 +106,8 @@ class Study:
 
     def nothing_feasible(self) -> NothingFeasible:
         """How many candidates missed which demand, and by how little the nearest did."""
+        if not self.trials:
+            return NothingFeasible(f"study {self.name} has no trials yet; run its search, or name another by --study")
         nearest: dict[str, tuple[float, str]] = {}
         counts: dict[str, int] = {}
         for trial in self.trials:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.distributions import CategoricalDistribution
 
-from nas.objectives import Costs, Goal, Shortfall
+from nas.objectives import COSTS, Costs, Goal, Shortfall
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
 
@@ -101,17 +101,6 @@ def to_optuna(trial: Trial, goal: Goal, space: SearchSpace) -> optuna.trial.Froz
     return frozen
 
 
-_SHOWN_COSTS = (
-    "latency_s",
-    "energy_j",
-    "peak_onchip_bytes",
-    "dram_bytes",
-    "weight_bytes",
-    "macs",
-    "params",
-)
-
-
 def attributes(trial: Trial, goal: Goal) -> dict[str, Any]:
     """User attributes: readable without this project. With several targets a cost is named
     `energy_j@target`.
@@ -122,7 +111,7 @@ def attributes(trial: Trial, goal: Goal) -> dict[str, Any]:
         shown |= {f"top1_{key}": trial.accuracy[key] for key in ("stderr", "samples", "kind", "images")}
     for target, summary in trial.costs.items():
         suffix = "" if len(trial.costs) == 1 else f"@{target}"
-        shown |= {key + suffix: summary[key] for key in _SHOWN_COSTS}
+        shown |= {key + suffix: summary[key] for key in COSTS if key in summary}
     if missed := trial.shortfalls(goal):
         shown["infeasible"] = "; ".join(shortfall.reason for shortfall in missed)
     if trial.moves:

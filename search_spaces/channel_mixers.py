@@ -73,6 +73,9 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.gate(self.act(self.fc1(x))))
 
+    def norm_consumers(self) -> list[nn.Conv2d]:
+        return [self.fc1]
+
     def fold_(self) -> None:
         if isinstance(self.gate, nn.Identity):
             self.act = fold_star_relu(self.act, self.fc2)
@@ -96,10 +99,14 @@ class ConvFfn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.gate(self.act(self.dwconv(self.fc1(x)))))
 
+    def norm_consumers(self) -> list[nn.Conv2d]:
+        return [self.fc1]
+
     def fold_(self) -> None:
         if isinstance(self.gate, nn.Identity):
             self.act = fold_star_relu(self.act, self.fc2)
 
 
 CHANNEL_MIXER_LAYERS: dict[str, type[nn.Module]] = {"mlp": Mlp, "dwconv_ffn": ConvFfn}
-"""Channel mixer -> module with layers fc1 (reads the norm) and fc2 (writes the branch). "none" has no module."""
+"""Channel mixer -> module with a layer fc2, which writes the branch, and `norm_consumers()`: every layer that reads the
+norm ahead, each a dense 1x1 convolution, into which BatchNorm folds. "none" has no module."""

@@ -64,10 +64,8 @@ def metaformer(
     """The metaformer space. `mixers`: families to offer, or groups of them (None: the group "core"). `multiplex`: see
     `SearchSpace`.
 
-    Raises ValueError for an unknown preset, granularity or mixer, and when a stage is left without a mixer.
+    Raises ValueError for an unknown granularity or mixer, and when a stage is left without a mixer.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"space metaformer has presets {', '.join(PRESETS)}, but got {preset!r}")
     if multiplex < 1:
         raise ValueError(f"multiplex must be 1 (no sharing) or more blocks, but got {multiplex}")
     if granularity not in ("stage", "block"):
@@ -117,8 +115,16 @@ def metaformer(
     )
 
 
-SPACES: dict[str, Callable[..., SearchSpace]] = {"metaformer": metaformer}
-"""Space name -> builder(preset, granularity, mixers, multiplex)."""
+@dataclass(frozen=True)
+class Builder:
+    """Makes the spaces of one name: `build(preset, granularity, mixers, multiplex)`. presets: the usual one first."""
+
+    build: Callable[..., SearchSpace]
+    presets: tuple[str, ...]
+
+
+SPACES: dict[str, Builder] = {"metaformer": Builder(metaformer, tuple(PRESETS))}
+"""Space name -> its builder."""
 
 
 def load_space(
@@ -138,7 +144,10 @@ def load_space(
         near = difflib.get_close_matches(name, SPACES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SPACES)}"
         raise ValueError(f"unknown space {name!r}; {hint}")
-    space = SPACES[name](preset=preset, granularity=granularity, mixers=mixers, multiplex=multiplex)
+    presets = SPACES[name].presets
+    if preset not in presets:
+        raise ValueError(f"space {name} has presets {', '.join(presets)}, but got {preset!r}")
+    space = SPACES[name].build(preset=preset, granularity=granularity, mixers=mixers, multiplex=multiplex)
     space = space.restrict(choices) if choices else space
     bound = [family for family in space.mixers if MENU[family].token_bound]
     sizes = space["resolution"].values

@@ -103,7 +103,7 @@ class MetaFormerBlock(nn.Module):
             else:
                 self.norm1 = norm_as_conv(self.norm1)
         if self.has_mlp and is_affine(self.norm2):
-            fold_norm_before(self.norm2, [self.mlp.fc1])
+            fold_norm_before(self.norm2, self.mlp.norm_consumers())
             self.norm2 = nn.Identity()
 
 

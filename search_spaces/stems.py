@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from search_spaces.layers import ACTIVATION_LAYERS, ConvNorm
@@ -18,7 +20,6 @@ class Stem(nn.Module):
         super().__init__()
         self.act: nn.Module = nn.Identity()
         self.conv2: nn.Module = nn.Identity()
-        self.reduction = 2 if kind == "conv3s2" else 4
         if kind == "conv3s2x2":
             self.conv1 = ConvNorm(in_chans, dim // 2, 3, stride=2)
             self.act = ACTIVATION_LAYERS[activation]()
@@ -29,6 +30,7 @@ class Stem(nn.Module):
             self.conv1 = ConvNorm(in_chans, dim, 7, stride=4)
         else:
             raise ValueError(f"stem must be 'conv3s2', 'conv3s2x2' or 'conv7s4', but got {kind!r}")
+        self.reduction = math.prod(m.stride[0] for m in self.modules() if isinstance(m, nn.Conv2d))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.act(self.conv1(x)))

@@ -21,6 +21,7 @@ from small_study import small_spec, small_toml
 
 import cli
 from nas.search import run_search
+from search_spaces.metaformer import SPACES, Builder, load_space
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK_FIELDS = {
@@ -121,6 +122,17 @@ def test_pareto_in_every_form(nas, folder, tmp_path):
     assert nas("pareto", "--dir", folder, "--plot", "front.jpeg")[0] == 2
 
 
+def test_a_space_has_presets_of_its_own(nas, monkeypatch):
+    small = partial(load_space, "metaformer")
+    monkeypatch.setitem(SPACES, "other", Builder(lambda preset, **rest: small("small", **rest), ("only",)))
+    shown = [(space["name"], space["preset"]) for space in json.loads(nas("spaces", "--json")[1])]
+    assert len(shown) == 3
+    assert [space["preset"] for space in json.loads(nas("spaces", "--preset", "mobile", "--json")[1])] == ["mobile"]
+    assert nas("spaces", "other")[0] == 0
+    assert "no space has a preset 'huge'; there are presets small, mobile, only" in nas("spaces", "--preset", "huge")[2]
+    assert "space other has presets only, but got 'small'" in nas("spaces", "other", "--preset", "small")[2]
+
+
 def test_lists(nas, folder):
     listed = json.loads(nas("spaces", "metaformer", "--json")[1])
     assert {"identity", "pool", "dwconv", "mhsa"} <= set(listed["mixers"])
@@ -183,7 +195,7 @@ MISTAKES = [
     (["search", "--target", "npu_40top"], "did you mean 'npu_40tops'"),
     (["search", "--target", "nowhere.toml"], "nowhere.toml"),
     (["search", "--objective", "latencyy"], "unknown objective 'latencyy'; did you mean 'latency'"),
-    (["search", "--sampler", "nsga3"], "unknown sampler 'nsga3'; did you mean 'nsga2'"),
+    (["search", "--sampler", "nsgaa2"], "unknown sampler 'nsgaa2'; did you mean 'nsga2'"),
     (["search", "--constraint", "latency==2ms"], "cannot read the constraint 'latency==2ms'"),
     (["search", "--constraint", "latency<=2"], "no unit"),
     (["search", "--config", "quikstart"], "did you mean 'quickstart'"),

@@ -26,10 +26,11 @@ from nas.export.verify import OnnxRunner
 from nas.quantize import Prepared, prepare
 from nas.trace import trace_module
 from search_spaces.architecture import ACTIVATIONS, CHANNEL_MIXERS, GATES, NORMS, STEMS, Architecture, Block, Stage
-from search_spaces.layers import ConvNorm, SquaredReLU, StarReLU
+from search_spaces.channel_mixers import CHANNEL_MIXER_LAYERS
+from search_spaces.layers import ACTIVATION_LAYERS, ConvNorm, SquaredReLU, StarReLU
 from search_spaces.metaformer import OPENABLE, load_space
 from search_spaces.network import build_network, fold, network_kwargs
-from search_spaces.norms import RepBatchNorm2d, progressive_norms, set_progress
+from search_spaces.norms import NORM_LAYERS, RepBatchNorm2d, progressive_norms, set_progress
 from search_spaces.parts import network_parts
 from search_spaces.supernet import Supernet
 
@@ -76,9 +77,48 @@ def relative(got: Tensor, expected: Tensor) -> float:
 
 
 def test_what_can_be_opened_is_what_the_modules_can_build():
+    """Gates and stems have no table: every test below builds them."""
+    said = "a name in search_spaces/architecture.py and a row of the table of classes go together"
+    assert {*NORMS} == {*NORM_LAYERS}, said
+    assert {*ACTIVATIONS} == {*ACTIVATION_LAYERS}, said
+    assert {*CHANNEL_MIXERS} == {*CHANNEL_MIXER_LAYERS, "none"}, said
     assert {gene: set(values) for gene, values in OPENABLE.items()} == {
         gene: {value for name, value in CASES if name == gene} for gene in OPENABLE
     }
+
+
+def test_the_documentation_has_a_row_for_each():
+    text = (Path(__file__).parents[1] / "docs" / "modifiers.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1].rpartition(".")[2]: line for line in text.splitlines() if line.startswith("| `")}
+    missing = [value for gene, value in CASES if f"`{value}`" not in rows[gene]]
+    assert not missing, "write it into the table of docs/modifiers.md"
+
+
+def test_only_star_relu_has_numbers_of_its_own():
+    """A supernet holds the numbers of one activation (`search_spaces.shared.widest_activation`)."""
+    trained = [name for name, layer in ACTIVATION_LAYERS.items() if [*layer().parameters()]]
+    assert trained == ["starrelu"], "a second one with trained numbers needs a place in the shared weights"
+
+
+@every_modifier
+def test_folding_changes_nothing(gene, value):
+    network = random_network(modified(gene, value))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.rand_like(parameter) * 0.3)
+        folded = fold(network)
+        assert relative(folded.stem(random_images(4)), network.stem(random_images(4))) < 1e-5
+        x = torch.randn(2, 32, 7, 7)
+        for before, after in zip(network.stages[0].blocks, folded.stages[0].blocks, strict=True):
+            assert relative(after(x), before(x)) < 1e-5, "what reads the norm? (norm_consumers)"
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_stem_reduces_as_the_menu_and_the_network_say(stem):
+    network = random_network(modified("stem", stem))
+    (features,) = network.forward_intermediates(torch.zeros(1, 3, 32, 32), intermediates_only=True)
+    assert 32 // features.shape[2] == STEMS[stem] == network.feature_info[0]["reduction"]
 
 
 @every_modifier
@@ -130,6 +170,13 @@ EXPORTED = [
     ("affine", "relu", "none", "none", "conv3s2"),
 ]
 """Every value of every gene once: an export takes seconds."""
+
+
+def test_every_value_is_exported_once():
+    genes = ("norm", "activation", "channel_mixer", "gate", "stem")
+    exported = {(gene, value) for row in EXPORTED for gene, value in zip(genes, row, strict=True)}
+    missing = {*CASES} - exported
+    assert not missing, "put it into a row of EXPORTED"
 
 
 @pytest.mark.parametrize(("norm", "activation", "channel_mixer", "gate", "stem"), EXPORTED)

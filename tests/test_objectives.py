@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import pytest
 
+from hw_models import CostReport
 from nas.errors import UsageError
 from nas.objectives import LEGALITY, OBJECTIVES, parse_constraints, resolve_axes, resolve_goal
 
 TARGETS = ["npu_a", "npu_b"]
 COSTS = {
-    name: {
-        "latency_s": scale * 1e-3,
-        "energy_j": scale * 1e-4,
-        "peak_onchip_bytes": 1000,
-        "weight_bytes": 2000,
-        "dram_bytes": 3000,
-        "macs": 10**7,
-        "params": 10**5,
-        "violations": [],
-    }
+    name: CostReport(
+        target=name,
+        latency_s=scale * 1e-3,
+        energy_j=scale * 1e-4,
+        peak_onchip_bytes=1000,
+        weight_bytes=2000,
+        dram_bytes=3000,
+        macs=10**7,
+        params=10**5,
+        overhead_s=0.0,
+        accuracy="",
+    ).summary()
     for name, scale in (("npu_a", 1), ("npu_b", 2))
 }
 
@@ -26,6 +29,8 @@ COSTS = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_reads_a_cost_summary_or_an_accuracy(name):
     (axis, *_) = resolve_axes(name, TARGETS)
+    entry = axis.objective.key
+    assert axis.objective.needs_images or entry in COSTS["npu_a"], f"CostReport.summary has no entry {entry}"
     assert axis.value(COSTS, 0.5) > 0
     assert axis.objective.direction in ("minimize", "maximize")
     assert axis.metric_name.startswith(axis.objective.key)

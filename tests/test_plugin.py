@@ -192,6 +192,16 @@ def test_what_the_standalone_file_would_lack_is_named() -> None:
         check_plugin(Plugin("mine.py", text))
 
 
+def test_a_name_of_another_mixer_is_refused_before_a_network_has_both() -> None:
+    with pytest.raises(UsageError, match=r"\(exports\): .*DepthwiseConv is defined twice .*; rename one"):
+        check_plugin(Plugin("mine.py", EXAMPLE.replace("TwiceConv", "DepthwiseConv")))
+
+
+def test_a_name_that_the_network_imports_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"\(exports\): .*LayerNorm2d is defined and imported .*; rename one"):
+        check_plugin(Plugin("mine.py", EXAMPLE.replace("TwiceConv", "LayerNorm2d")))
+
+
 @pytest.mark.parametrize("line", ["import search_spaces.layers", "from search_spaces.layers import Add as Sum"])
 def test_an_import_that_a_standalone_file_cannot_hold_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match=r"\(exports\): .*as in `from search_spaces.layers import ConvNorm`"):

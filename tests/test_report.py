@@ -109,6 +109,13 @@ def test_choosing_a_trial(study):
         study.trial(4)
 
 
+def test_a_study_without_trials_says_so(study):
+    empty = replace(study, trials=[])
+    assert "has no trials yet" in str(empty.nothing_feasible())
+    with pytest.raises(UsageError, match="has no trial 2; it has none yet"):
+        empty.trial(2)
+
+
 def test_nothing_feasible_counts_per_demand(study):
     empty = replace(study, trials=study.trials[3:5])
     said = str(empty.nothing_feasible())

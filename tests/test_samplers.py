@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nas.candidates import MOVES, admit
+from nas.commands.search import search
 from nas.objectives import resolve_goal
 from nas.samplers import POPULATION, SAMPLERS, Proposer
 from nas.trial import Trial, to_optuna
@@ -79,6 +80,11 @@ def test_samplers_learn(sampler):
     trials = run(sampler, 6 * POPULATION // BATCH)
     feasible = [trial.is_feasible(GOAL) for trial in trials]
     assert sum(feasible[-POPULATION:]) > sum(feasible[:POPULATION])
+
+
+def test_the_help_names_every_sampler():
+    (option,) = (option for option in search.params if option.name == "sampler")
+    assert all(name in option.help for name in SAMPLERS), "write it into nas/commands/search.py"
 
 
 def test_a_trial_as_optuna_sees_it():

@@ -13,7 +13,7 @@ from nas.commands.options import JSON, check_table, refuse_before
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--preset", help="small or mobile; by default small for a NAME, both for the list.")
+@click.option("--preset", help="By default the first for a NAME, all for the list.")
 @click.option("--granularity", type=click.Choice(["stage", "block"]), default="stage", show_default=True)
 @JSON
 def spaces(name: str | None, preset: str | None, granularity: str, as_json: bool) -> None:

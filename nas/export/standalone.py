@@ -57,6 +57,8 @@ def standalone_source(
             definitions.pop("MIXERS", None)  # a plugin's own
             definitions["MIXERS"] = _mixer_table({family: mixer.__name__ for family, mixer in mixers.items()})
         _read(module, definitions, imports)
+    if shadowed := sorted({*definitions} & {*imports, *_ENTRY_IMPORTS}):
+        raise ValueError(f"{shadowed[0]} is defined and imported among the sources of the network; rename one")
     needed = _closure("MetaFormerNet", definitions)
     body = [definition.text for key, definition in definitions.items() if key in needed]
     reads = {read for key in needed for read in definitions[key].reads}

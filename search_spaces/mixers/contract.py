@@ -17,6 +17,9 @@ class TokenMixer(nn.Module):
         stays, as a depthwise 1x1 convolution. `output_layer()`, its last layer with weights, which starts small.
     after (`norm_after`): `fold_norm_after_(norm)` may merge the BatchNorm behind it; without it likewise.
     inside (`norm_inside`): it has its own; `output_layer()` is then its last norm or layer.
+
+    What else folds (branches, a scale, a BatchNorm outside a `ConvNorm`) it merges itself, in `fold_()`. It computes
+    with layers and operations that have a rule in `nas/quantize/graph.py`; what has none is named when it is tried.
     """
 
     kernels: ClassVar[tuple[int, ...]] = (0,)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,9 +206,17 @@ WRITTEN_OUT = {
 
 
 def test_every_mixer_has_a_definition() -> None:
-    built_in = {name for name in MIXERS if MENU[name].group != "plugin"}
-    assert {*FORMULAS, *WRITTEN_OUT} == built_in, "write a new mixer's formula into mixer_formulas"
+    plugins = {name for name, facts in MENU.items() if facts.group == "plugin"}
+    assert {*FORMULAS, *WRITTEN_OUT} == {*MIXERS} - plugins, "write a new mixer's formula into mixer_formulas"
     assert not {*FORMULAS} & {*WRITTEN_OUT}
+
+
+def test_every_mixer_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "mixers.md").read_text(encoding="utf-8")
+    rows = {cell for line in text.splitlines() if line.startswith("| `") for cell in line.split("|")[1].split("`")}
+    words = {family: family + "/".join(str(kernel) for kernel in MENU[family].kernels if kernel) for family in MENU}
+    missing = [words[family] for family, facts in MENU.items() if facts.group != "plugin" and words[family] not in rows]
+    assert not missing, "write it into the table of docs/mixers.md"
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ STAGE = 2
 
 def space_of(mixer: str) -> SearchSpace:
     """The small preset at 24 and 40 px with blocks of this mixer only, where it may stand."""
+    assert mixer in MENU, f"{mixer} has no row in MENU (search_spaces/menu.py)"
     words: list[Any] = MENU[mixer].words(mixer)
     sizes = [40] if MIXERS[mixer].token_bound else [24, 40]
     choices: dict[str, list[Any]] = {"resolution": sizes, "depth": [1], "stage3.mixer": words, "stage4.mixer": words}
