@@ -180,9 +180,9 @@ def scores(
         own = np.array([record.precision == precision for record in records])
         report[f"within_10_percent_{precision}"] = float(within[own].mean())
     networks = predictor.is_network
+    report["networks"] = int(networks.sum())
     if networks.any() and not networks.all():
         report |= {
-            "networks": int(networks.sum()),
             "within_10_percent_networks": float(within[networks].mean()),
             "interval_coverage_networks": float(inside[networks].mean()),
             "interval_factor_networks": float(np.median(np.sqrt(high / low)[networks])),
@@ -266,15 +266,15 @@ def _shown(correlation: float | None) -> str:
 
 def _of_networks(report: Mapping[str, Any]) -> list[str]:
     """What is said of networks where blocks were measured too: networks are what a search predicts."""
-    if "networks" not in report:
-        return []
-    count = report["networks"]
-    line = (
-        f"of the {count} networks alone: within 10 percent {report['within_10_percent_networks']:.0%}, intervals a "
-        f"factor {report['interval_factor_networks']:.2f}, held {report['interval_coverage_networks']:.0%}"
-    )
-    more = f" ({LEAST_OF_A_KIND} measured networks narrow them)" if count < LEAST_OF_A_KIND else ""
-    return [line + more]
+    count, lines = report["networks"], []
+    if 0 < count < report["samples"]:
+        lines.append(
+            f"of the {count} networks alone: within 10 percent {report['within_10_percent_networks']:.0%}, intervals a "
+            f"factor {report['interval_factor_networks']:.2f}, held {report['interval_coverage_networks']:.0%}"
+        )
+    if count < min(LEAST_OF_A_KIND, report["samples"]):
+        lines.append(f"from {LEAST_OF_A_KIND} measured networks on, the intervals of networks are narrower")
+    return lines
 
 
 def calibration_text(outcome: Outcome, where: str = "", target: str = "") -> str:

@@ -50,7 +50,13 @@ def test_what_was_learned_is_reported(folder, records):
     assert 1 < report["interval_factor"] < 2
     assert report["interval_coverage"] == 15 / 16  # each against the largest of fifteen others: one is beyond
     text = calibration_text(outcome)
-    for words in ("held out: Spearman", "16 blocks and 0 networks measured with made up 1", "the worst fifth"):
+    held, blocks = "held out: Spearman", "16 blocks and 0 networks measured with made up 1"
+    for words in (
+        held,
+        blocks,
+        "the worst fifth",
+        "from 19 measured networks on, the intervals of networks are narrower",
+    ):
         assert words in text
     parts = re.findall(r"(\d+)% (?:the cost model|what other devices|one factor|a mixture)", text)
     assert sum(map(int, parts)) == 100  # what predicts, in plain words
@@ -70,7 +76,9 @@ def test_networks_get_intervals_of_their_own(tmp_path):
     outcome = run_calibration(TARGET, put(tmp_path, [*blocks, *networks]), None, Narrator(quiet=True))
     report = outcome.report
     assert report["networks"] == 20
-    assert "of the 20 networks alone: within 10 percent" in calibration_text(outcome)
+    text = calibration_text(outcome)
+    assert "of the 20 networks alone: within 10 percent" in text
+    assert "measured networks on" not in text
     assert report["interval_factor_networks"] < 1.2
     assert 0.8 <= report["interval_coverage_networks"] <= 1
 
