@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.provenance import provenance, write_result
 from nas.accuracy import Accuracy, image_batches, measure
-from nas.data import load_data
+from nas.data.load import load_data
 from nas.spec import load_spec
 from nas.standalone import train_alone
 from search_spaces.metaformer import load_space

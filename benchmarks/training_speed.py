@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.provenance import provenance, write_result
 from nas.cost import part_workload
-from nas.data import load_data
 from nas.data.bundle import DataBundle
+from nas.data.load import load_data
 from nas.spec import TrainSpec
 from nas.standalone import train_alone
 from search_spaces import load_space

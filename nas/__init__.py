@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nas.measure.verify import verification_text, verify_board, verify_study
     from nas.objectives import OBJECTIVES
     from nas.picture import picture_form, write_picture
-    from nas.problem import find_target, load_targets
+    from nas.problem import check_images, find_target, load_targets
     from nas.progress import Narrator
     from nas.rank import run_rank
     from nas.rank_report import rank_picture, rank_text
@@ -57,6 +57,7 @@ _HOME = {
     "StudySpec": "nas.spec",
     "UsageError": "nas.errors",
     "calibration_text": "nas.calibrate",
+    "check_images": "nas.problem",
     "comparison_text": "nas.cost_text",
     "cost_lines": "nas.cost_text",
     "costing": "nas.cost_text",
@@ -126,6 +127,7 @@ __all__ = [
     "StudySpec",
     "UsageError",
     "calibration_text",
+    "check_images",
     "comparison_text",
     "cost_lines",
     "costing",

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.data.source import folder_of, is_embedded, split_folders
 from nas.errors import UsageError
 from nas.latency import TargetLatency, calibrated
 from nas.objectives import Goal, resolve_goal, suggestion
@@ -198,14 +199,15 @@ def find_target(name_or_path: str) -> Target:
         raise UsageError(str(error)) from error
 
 
-def is_embedded(source: str) -> bool:
-    """Whether images are generated: they come with the program."""
-    return source.partition(":")[0] == "procedural"
+def check_images(spec: StudySpec) -> None:
+    """Raises UsageError where the image folder is none, before anything heavy is loaded to read it."""
+    if (folder := folder_of(spec.data.source)) is not None:
+        split_folders(folder)
 
 
 def load_images(spec: StudySpec, space: SearchSpace, folder: Path, narrator: Narrator) -> DataBundle:
     """The three sets of images, at the largest resolution of the space. Raises UsageError."""
-    from nas.data import load_data
+    from nas.data.load import load_data
 
     data = spec.data
     with narrator.bar("decoding images") as update:

@@ -248,6 +248,7 @@ def test_a_mistake_is_one_line_with_its_cure_and_status_2(nas, tmp_path, monkeyp
     "words",
     [
         "search --target x.toml", "train --target x.toml", "survey --target x.toml", "rank --set search.targets=['x']",
+        "search --data x/y", "train --data /no/such", "rank --data setup.py/x",
         "calibrate --target x", "finalists --study x", "cost --from x.csv --target npu_40tops",
         "measure import x.csv --target npu_40tops", "measure --device cpu --from x.csv",
         "targets fit x.csv --like npu_40tops --out y.toml",

@@ -9,8 +9,8 @@ from closed_data import ReadTooEarlyOrLate, closed
 from small_networks import randomize
 from torch import nn
 
-from nas.data import load_data
 from nas.data.bundle import ImageSource
+from nas.data.load import load_data
 from nas.evaluate import Evaluator
 from nas.spec import EvaluateSpec, TrainSpec
 from nas.standalone import train_alone

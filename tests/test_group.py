@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.checkpoint import load_checkpoint
-from nas.data import load_data
+from nas.data.load import load_data
 from nas.group import Group
 from nas.spec import TrainSpec
 from nas.train import sandwich, train_supernet
@@ -29,7 +29,7 @@ SPEC = TrainSpec(steps=3, seed=1, single_path_share=1 / 3, batch_size=10, warmup
 SCRIPT = """
 import sys
 from pathlib import Path
-from nas.data import load_data
+from nas.data.load import load_data
 from nas.spec import TrainSpec
 from nas.train import train_supernet
 from search_spaces.metaformer import load_space

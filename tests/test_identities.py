@@ -14,7 +14,7 @@ from small_study import small_spec
 
 from hw_models.target_file import TARGETS_FOLDER
 from nas.checkpoint import save_checkpoint
-from nas.data import load_data
+from nas.data.load import load_data
 from nas.problem import pose
 from nas.spec import EvaluateSpec, StudySpec, TrainSpec, override
 from nas.train import supernet_identity

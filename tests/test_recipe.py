@@ -11,8 +11,8 @@ import torch
 from small_networks import small_architecture
 
 from nas.averaging import Average
-from nas.data import load_data
 from nas.data.augment import augment
+from nas.data.load import load_data
 from nas.data.mixing import _rand_augment, check_rand_augment, mixed, rand_augmented
 from nas.errors import UsageError
 from nas.group import Group

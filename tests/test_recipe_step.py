@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from small_networks import randomize, small_architecture
 from torch import nn
 
-from nas.data import load_data
 from nas.data.bundle import ArrayPixels, DataBundle, ImageSource, LabelledPixels
+from nas.data.load import load_data
 from nas.group import Group
 from nas.losses import alpha_divergence
 from nas.recipe import Batch, make_optimizer, schedule, training_batch, update

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from small_study import small_spec
 
-from nas.data import load_data
+from nas.data.load import load_data
 from nas.errors import UsageError
 from nas.export_study import same_problem
 from nas.progress import Narrator

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nas.checkpoint import load_checkpoint, save_checkpoint
-from nas.data import load_data
+from nas.data.load import load_data
 from nas.errors import NasError, UsageError
 from nas.files import sole_user
 from nas.spec import StudySpec, TrainSpec, override
@@ -60,7 +60,7 @@ def test_killed_training_goes_on_from_its_last_checkpoint(bundle, tmp_path):
     spec = replace(SPEC, steps=8)
     script = f"""
 from pathlib import Path
-from nas.data import load_data
+from nas.data.load import load_data
 from nas.spec import TrainSpec
 from nas.train import train_supernet
 from search_spaces.metaformer import load_space

@@ -37,6 +37,7 @@ def rank(
     The same command again goes on.
     """
     _, spec = spec_of(config, settings, entries)
+    nas.check_images(spec)
     if plot_file is not None:
         nas.picture_form(plot_file)
     ranking = nas.run_rank(

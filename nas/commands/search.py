@@ -34,6 +34,7 @@ def search(
 ) -> None:  # fmt: skip
     """Search for networks on the Pareto front. The same command again continues the study."""
     short, spec = spec_of(config, settings, entries)
+    nas.check_images(spec)
     narrator = nas.Narrator(quiet=quiet)
     try:
         study = nas.run_search(spec, folder, config=short, name=name, url=url, workers=workers, narrator=narrator)
@@ -68,6 +69,7 @@ def train(config: str, settings: tuple[str, ...], folder: Path, as_json: bool, q
     On several GPUs: torchrun --nproc-per-node N --no-python nas train ...
     """
     _, spec = spec_of(config, settings, entries)
+    nas.check_images(spec)
     trained = nas.run_training(spec, folder, narrator=nas.Narrator(quiet=quiet or not nas.leads()))
     if not nas.leads():
         return

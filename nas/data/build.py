@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from nas.data.bundle import DataBundle, DataError, ImageSource, LabelledPixels, Pixels
+from nas.data.bundle import DataBundle, ImageSource, LabelledPixels, Pixels
 from nas.data.decode import Progress
+from nas.data.source import DataError
 from nas.data.split import split_off
 
 MEMORY_BYTES = 3 * 2**29  # 1.5 GiB

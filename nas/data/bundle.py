@@ -11,12 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nas.errors import UsageError
-
-
-class DataError(UsageError):
-    """The images that were asked for cannot be used; the line says why and what to do."""
-
 
 class Pixels(Protocol):
     """Where the pixels of a set lie: in memory, or in files that are decoded when asked for."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from nas.data.bundle import DataError
+from nas.data.source import DataError
 
 MAX_BAD_SHARE = 0.10
 """A set of which more than this share cannot be decoded is refused."""

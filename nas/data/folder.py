@@ -11,7 +11,8 @@ from nas.data.build import Reading, build_bundle, require_per_class
 from nas.data.bundle import ArrayPixels, DataBundle, LabelledPixels, Pixels
 from nas.data.cache import cache_key, read_cached, write_cached
 from nas.data.decode import Decoded, FilePixels, ImageFiles, decode_all
-from nas.data.listing import Listing, align_classes, list_images, split_folders
+from nas.data.listing import Listing, align_classes, list_images
+from nas.data.source import split_folders
 from nas.data.split import first_of_each_class, split_by_path
 
 VAL_SHARE = 0.2

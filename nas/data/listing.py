@@ -9,10 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data.bundle import DataError
-
-VAL_FOLDERS = ("val", "validation", "valid", "test")
-"""Names that the folder of validation images may have beside `train`, in this order."""
+from nas.data.source import DataError
 
 
 @dataclass(frozen=True)
@@ -45,24 +42,6 @@ class Listing:
     def content(self) -> list[tuple[str, int]]:
         """(path, size) of every file: what the identity of the data is made of."""
         return list(zip(self.names, self.sizes_bytes.tolist(), strict=True))
-
-
-def split_folders(root: Path) -> tuple[Path, Path | None]:
-    """(training folder, validation folder or None) of an image folder (`VAL_FOLDERS`). Raises DataError."""
-    if not root.exists():
-        raise DataError(f"no folder {root}: give a folder with one folder of images per class, or 'procedural'")
-    if not root.is_dir():
-        raise DataError(f"{root} is a file: give a folder with one folder of images per class")
-    val = next((root / name for name in VAL_FOLDERS if _holds_folders(root / name)), None)
-    if _holds_folders(root / "train"):  # a folder of files is a class named train
-        return root / "train", val
-    if val is not None:
-        raise DataError(f"{root} has {val.name}/ but no train/: put the training images into {root / 'train'}")
-    return root, None
-
-
-def _holds_folders(folder: Path) -> bool:
-    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
 
 
 def list_images(root: Path) -> Listing:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import get_type_hints
 
 from nas.data.build import MEMORY_BYTES, Reading, build_bundle
-from nas.data.bundle import ArrayPixels, DataBundle, DataError, LabelledPixels
+from nas.data.bundle import ArrayPixels, DataBundle, LabelledPixels
 from nas.data.decode import Progress
 from nas.data.folder import load_folder
-from nas.data.named import PACKAGES, load_named
+from nas.data.named import load_named
 from nas.data.procedural import Drawing, class_pairs, draw
+from nas.data.source import DataError, folder_of, is_embedded
 
 
 def load_data(
@@ -46,13 +47,10 @@ def load_data(
     if limit is not None and limit < 1:
         raise DataError(f"limit must be positive, but got {limit}")
     reading = Reading(resolution, seed, limit, flip, cache, memory_bytes, progress)
-    word, _, options = source.partition(":")
-    if word == "procedural":
-        return _load_procedural(source, options, reading)
-    path = Path(source).expanduser()
-    if not path.exists() and "/" in source and source.split("/")[0].lower() in PACKAGES:
-        return load_named(source, reading)
-    return load_folder(path, reading)
+    if is_embedded(source):
+        return _load_procedural(source, source.partition(":")[2], reading)
+    folder = folder_of(source)
+    return load_named(source, reading) if folder is None else load_folder(folder, reading)
 
 
 def _load_procedural(source: str, options: str, reading: Reading) -> DataBundle:

@@ -14,16 +14,14 @@ import numpy as np
 from PIL import Image
 
 from nas.data.build import Reading, build_bundle
-from nas.data.bundle import ArrayPixels, DataBundle, DataError, LabelledPixels
+from nas.data.bundle import ArrayPixels, DataBundle, LabelledPixels
 from nas.data.decode import decode, to_channels
+from nas.data.source import PACKAGES, DataError
 from nas.data.split import first_of_each_class
-
-PACKAGES = {"torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"}
-"""Prefix of a name -> the package that reads it."""
 
 
 def load_named(source: str, reading: Reading) -> DataBundle:
-    """The bundle of a named data set, see `nas.data.load_data`. Raises DataError.
+    """The bundle of a named data set, see `nas.data.load.load_data`. Raises DataError.
 
     Images are decoded into memory with three channels. What timm downloads goes to CACHE/downloads.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data import augment
+from nas.data.augment import augment
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nas.data import DataError, ImageSource, load_data
+from nas.data.bundle import ImageSource
 from nas.data.decode import decode
+from nas.data.load import load_data
+from nas.data.source import DataError
 
 
 def make(folder: Path, count: int, *, seed: int = 0, mode: str = "RGB", ending: str = "png", size=(12, 10)):

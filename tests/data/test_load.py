@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nas.data import DataError, load_data
+from nas.data.load import load_data
+from nas.data.source import DataError
 
 PROCEDURAL = "procedural:train=300,val=60"
 

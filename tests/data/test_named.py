@@ -8,7 +8,8 @@ import timm.data
 import torch
 from PIL import Image
 
-from nas.data import DataError, load_data
+from nas.data.load import load_data
+from nas.data.source import DataError
 
 
 class Drawer:
