@@ -114,7 +114,10 @@ def test_importing_the_data_package_loads_no_timm():
     assert loaded_by("import nas.data.load") & {"timm", "torchvision", "datasets", "optuna", "ray"} == set()
 
 
-@pytest.mark.parametrize("module", ["nas.train", "nas.measure.cuda", "nas.measure.gap", "benchmarks.gpu_pack"])
+@pytest.mark.parametrize(
+    "module",
+    ["nas.train", "nas.measure.cuda", "benchmarks.gpu_pack", "benchmarks.block_fusion", "benchmarks.gpu_precisions"],
+)
 def test_what_trains_and_measures_on_a_gpu_needs_no_database(module):
     """Machines that lend a GPU have torch and timm, and seldom more."""
     assert loaded_by(f"import {module}", ROOT) & {"optuna", "sqlalchemy", "fvcore", "ray"} == set()
