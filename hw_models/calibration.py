@@ -24,7 +24,7 @@ from hw_models.members import Additive, Blend
 from hw_models.part_cost import PartCost
 from hw_models.predictor import LEVEL, Predictor, fit_predictor, refit_predictor
 from hw_models.samples import Samples
-from hw_models.target import Overhead, Target
+from hw_models.target import Overhead, Target, numbers_of
 from hw_models.target_file import target_argument
 from hw_models.transfer import Transfer, UnseenErrors
 
@@ -118,7 +118,9 @@ def batch_option(batch: int) -> str:
 
 def _cost_model(target: Target) -> str:
     """Identity of what predicts the pieces of time that a calibration scales."""
-    parts = [asdict(part) for part in (target.matrix, target.vector, target.memory, target.overhead, target.runtime)]
+    parts = [
+        numbers_of(part) for part in (target.matrix, target.vector, target.memory, target.overhead, target.runtime)
+    ]
     text = json.dumps([COST_MODEL_VERSION, target.name, parts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -16,12 +16,9 @@ from numpy.typing import NDArray
 
 from hw_models.estimate import network_overhead_s, streamed_share
 from hw_models.group_cost import GroupCost, group_dram_s, group_seconds
+from hw_models.kernel import FAMILIES
 from hw_models.part_cost import PartCost
 from hw_models.target import Target
-
-FAMILIES = ("dense", "pointwise", "depthwise", "attention", "norm", "elementwise", "pool", "movement")
-"""Families of kernels: convolutions wider than 1x1; 1x1 convolutions and linear layers; one input channel per
-group; products of two activations and softmax; normalization; other arithmetic; pooling, means, resizing; copies."""
 
 FORMATS = ("float", "int")
 

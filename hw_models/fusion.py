@@ -1,5 +1,7 @@
 """Which ops run as one: groups that read their inputs and write their output once.
 
+Two ways (`hw_models.target.Overhead.fusion`). What follows is of "pointwise"; "loops" is `_loops`.
+
 A pointwise op (activation, arithmetic, per-channel scale) joins the group that made its newest input, when
 nobody else reads that input. Padding joins the convolution that reads it, and a per-channel scale the 1x1
 convolution or linear layer behind it, into whose weights it folds. Groups never cross the boundary of the
@@ -36,11 +38,13 @@ ALL = "all"
 def fuse(
     workload: Workload, mode: str = "pointwise", joins: tuple[str, ...] = (ALL,), float_joins: tuple[str, ...] = ()
 ) -> tuple[Group, ...]:
-    """Groups in execution order. mode: "pointwise", or "none" for every op by itself. joins, float_joins: as in
-    `hw_models.target.Runtime`.
+    """Groups in execution order. mode: as `hw_models.target.Overhead.fusion`. joins, float_joins: as in
+    `hw_models.target.Runtime`; they count with mode "pointwise" alone.
     """
-    if mode not in ("pointwise", "none"):
-        raise ValueError(f"fusion must be 'pointwise' or 'none', but got {mode!r}")
+    if mode not in ("pointwise", "loops", "none"):
+        raise ValueError(f"fusion must be 'pointwise', 'loops' or 'none', but got {mode!r}")
+    if mode == "loops":
+        return _loops(workload)
     members: list[list[int]] = []
     group_of: dict[int, int] = {}
     for position, op in enumerate(workload.ops):
@@ -56,6 +60,45 @@ def fuse(
     # A group runs when its last op can: order by it, so that every input is made before.
     ordered = sorted(members, key=lambda positions: positions[-1])
     return tuple(_group(workload, positions) for positions in ordered)
+
+
+_WINDOWED = frozenset({"pool", "resize"})
+"""Ops that read an element many times: what made it is written first, not computed anew for each."""
+
+
+def _loops(workload: Workload) -> tuple[Group, ...]:
+    """Every matrix op by itself. Any other op joins the loop that made its newest input when it runs over as many
+    elements as that loop, or over what that loop has summed up, and all else that it reads is there before the loop
+    begins: as torch.compile's scheduler joins pointwise ops and reductions (seen in the names of its kernels,
+    studies/results/h200_kernels.md).
+    """
+    members: list[list[int]] = []
+    sizes: list[frozenset[int]] = []
+    group_of: dict[int, int] = {}
+    for position, op in enumerate(workload.ops):
+        own = _loop_sizes(workload, op)
+        made = [workload.producers[index] for index in op.inputs if index in workload.producers]
+        joined = group_of[max(made)] if made and own and op.kind not in _WINDOWED else None
+        if joined is not None:
+            first = members[joined][0]
+            is_ready = all(before < first or group_of[before] == joined for before in made)
+            joined = joined if is_ready and max(own) in sizes[joined] else None
+        if joined is None:
+            joined = len(members)
+            members.append([])
+            sizes.append(frozenset())
+        members[joined].append(position)
+        sizes[joined] |= own
+        group_of[position] = joined
+    return tuple(_group(workload, positions) for positions in members)  # each can run where its first op stands
+
+
+def _loop_sizes(workload: Workload, op: Op) -> frozenset[int]:
+    """Elements over which a loop runs, and those that it writes; none of a matrix op."""
+    if op.kind in MATRIX_KINDS:
+        return frozenset()
+    written = max(workload.tensors[index].elements for index in op.outputs)
+    return frozenset({written, max([written, *op.reads])})
 
 
 def _joins(workload: Workload, op: Op, group_of: dict[int, int]) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
 
 from hw_models.attention_fusion import attention_loops
 from hw_models.block_fusion import Loop, Price, find_loops, fused_peak_bytes
@@ -173,6 +172,13 @@ def _group_cost(
             factor = loop.factor[op.outputs[0]] if loop is not None else 1.0
             vector_s += vector_seconds(workload, op, target.vector) * factor
             energy_j += vector_elements(workload, op) * factor * target.energy.vector_element_j
+    first = _anchor(workload, group)
+    kernel = kernel_of(workload, first)
+    serial_s = stripes * kernel.sizes[2] * target.overhead.serial_s.get(kernel.family, 0.0)
+    if has_matrix:
+        matrix_s = max(matrix_s, serial_s)
+    else:
+        vector_s = max(vector_s, serial_s)
     if target.runtime.one_core and has_matrix:
         matrix_s, vector_s = matrix_s + vector_s, 0.0
     if target.matrix.accumulator_bytes:
@@ -180,9 +186,7 @@ def _group_cost(
     else:
         traffic = group_traffic(workload, group, placement, target.memory, passes, loop)
     operand_s = max(operand_s, traffic.operand_wait_s)  # everything else waits for it
-    first = _anchor(workload, group)
     weight_passes = target.runtime.weight_passes if first.kind == "conv" else 1.0
-    kernel = kernel_of(workload, first)
     return GroupCost(
         name=first.name,
         kind=first.kind,
@@ -192,7 +196,7 @@ def _group_cost(
         matrix_s=matrix_s + operand_s,
         vector_s=vector_s,
         onchip_s=max(traffic.onchip_bytes / target.memory.onchip_bytes_per_s, traffic.onchip_wait_s + operand_s),
-        launch_s=target.overhead.launch_s * stripes,
+        launch_s=(target.overhead.launch_s + target.overhead.start_s.get(kernel.family, 0.0)) * stripes,
         dram_activation_bytes=traffic.dram_activation_bytes,
         dram_weight_bytes=traffic.dram_weight_bytes * weight_passes,
         onchip_bytes=traffic.onchip_bytes,
@@ -215,7 +219,8 @@ def _of_stripe(op: Op, share: float) -> Op:
     return replace(op, gemm=(groups, ceil(m * share), n, k))
 
 
-def _anchor(workload: Workload, group: Group) -> Any:
-    """The op a group is named after: its matrix op, else its first."""
+def _anchor(workload: Workload, group: Group) -> Op:
+    """The op a group is named after: its matrix op, else the first that combines elements, else its first."""
     ops = [workload.ops[position] for position in group.ops]
-    return next((op for op in ops if op.kind in MATRIX_KINDS), ops[0])
+    combining = next((op for op in ops if op.kind in ("norm", "softmax", "reduce")), ops[0])
+    return next((op for op in ops if op.kind in MATRIX_KINDS), combining)

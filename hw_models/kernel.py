@@ -7,10 +7,14 @@ from math import prod
 
 from hw_models.workload import MATRIX_KINDS, Op, Workload
 
+FAMILIES = ("dense", "pointwise", "depthwise", "attention", "norm", "elementwise", "pool", "movement")
+"""Families of kernels: convolutions wider than 1x1; 1x1 convolutions and linear layers; one input channel per
+group; products of two activations and softmax; normalization; other arithmetic; pooling, means, resizing; copies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """family: a key of `hw_models.families.FAMILIES`. gemm: as in `Op`. taps: of the window, 1 without one.
+    """family: of `FAMILIES`. gemm: as in `Op`. taps: of the window, 1 without one.
 
     sizes: (positions of all groups, or rows of a norm; output channels of a group; what is summed for each), 1 where
     there is no such thing; of a depthwise convolution (positions, channels, taps).

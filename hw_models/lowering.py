@@ -27,8 +27,14 @@ ALIGNMENT = 4
 _UNARY = frozenset({"activation", "scale"})
 
 
-def lower(workload: Workload, runtime: Runtime) -> Workload:
-    """The workload with the conversions and reorders that the runtime puts in; itself for one that needs none."""
+def lower(workload: Workload, runtime: Runtime, *, biases_apart: bool = False) -> Workload:
+    """The workload with the conversions and reorders that the runtime puts in; itself for one that needs none.
+
+    biases_apart: convolutions leave their bias to arithmetic of its own, as where loops are fused with one another and
+    with no product (`Overhead.fusion`).
+    """
+    if biases_apart:
+        workload = _with_biases(workload)
     if "slice" in runtime.float_ops:
         workload = _with_slices(workload)
     if runtime.float_ops:
@@ -92,6 +98,16 @@ def _with_slices(workload: Workload) -> Workload:
             for index, read in zip(op.inputs, op.reads, strict=True)
         ]
         new.ops.append(replace(op, inputs=tuple(inputs)))
+    return replace(workload, tensors=tuple(new.tensors), ops=tuple(new.ops))
+
+
+def _with_biases(workload: Workload) -> Workload:
+    """Convolutions with a bias are followed by its addition. A linear layer's product takes its bias in."""
+    new = _Rewriting(list(workload.tensors))
+    for op in workload.ops:
+        new.ops.append(op)
+        if op.kind == "conv" and any(len(workload.tensors[index].shape) == 1 for index in op.weights):
+            new.follow(op, "bias", "bias")
     return replace(workload, tensors=tuple(new.tensors), ops=tuple(new.ops))
 
 

@@ -186,20 +186,27 @@ class Energy:
 class Overhead:
     """What a network pays besides its ops. link_bytes_per_s: bus to the host; 0 when the memory is shared.
 
-    fusion: "pointwise" when the compiler joins pointwise ops to the op before them, "none" when every op is a
-        launch.
+    fusion: "pointwise" when the compiler joins pointwise ops to the op before them; "loops" when it joins those that
+        run over the same elements to one another, norms and reductions too, and leaves matrix ops by themselves, whose
+        bias is then a pass of such a loop (torch.compile on a GPU); "none" when every op is a launch.
     block_fusion: whether chains of groups run stripe by stripe, and what becomes of the rows that two stripes share:
         "none", "recompute" or "rolling" (see hw_models/block_fusion.py). Without fusion there is none.
     attention_fusion: whether attention runs stripe by stripe of queries when its scores do not fit on chip
         (hw_models/attention_fusion.py).
+    start_s: kernel family (`hw_models.kernel.FAMILIES`) -> what one of its kernels takes besides launch_s.
+    serial_s: likewise -> the least time for each element that a kernel sums (the reduction of a product, the taps of a
+        depthwise window, the extent of a norm), one behind the other however many multipliers there are. A family that
+        is in neither table has none.
     """
 
     launch_s: float = _value(low=0, high=1)
     network_s: float = _value(low=0, high=10)
     link_bytes_per_s: float = _value(low=0, high=1e13)
-    fusion: str = _value(choices=("pointwise", "none"))
+    fusion: str = _value(choices=("pointwise", "loops", "none"))
     block_fusion: str = _value(choices=("none", "recompute", "rolling"))
     attention_fusion: bool = _value()
+    start_s: Mapping[str, float] = _table(low=0, high=1)
+    serial_s: Mapping[str, float] = _table(low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -286,6 +293,21 @@ class Legality:
     unsupported: tuple[str, ...] = _value()
 
 
+LATER_TABLES: Mapping[str, tuple[str, ...]] = {"overhead": ("start_s", "serial_s")}
+"""Section -> tables that came after files, studies and calibrations without them: where they have no entries they need
+not be there, and count for nothing.
+"""
+
+
+def numbers_of(section: Any) -> dict[str, Any]:
+    """What of a section of a target decides a figure."""
+    numbers = asdict(section)
+    for table in LATER_TABLES["overhead"] if isinstance(section, Overhead) else ():
+        if not numbers[table]:
+            del numbers[table]
+    return numbers
+
+
 KINDS = ("npu", "cpu", "gpu", "mcu")
 UNKNOWN_STACK = "unknown"
 """Of a target that says `like` and no stack: it has no kin."""
@@ -319,4 +341,5 @@ class Target:
         numbers = asdict(self)
         for prose in ("title", "description", "accuracy", "kind", "stack", "sources"):
             del numbers[prose]
+        numbers["overhead"] = numbers_of(self.overhead)
         return json.dumps(numbers, sort_keys=True, default=str)

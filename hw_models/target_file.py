@@ -18,8 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hw_models.kernel import FAMILIES
 from hw_models.target import (
     KINDS,
+    LATER_TABLES,
     RUNS,
     STREAMS,
     UNKNOWN_STACK,
@@ -51,7 +53,9 @@ _SECTIONS: Mapping[str, type] = {
     "runtime": Runtime,
     "legality": Legality,
 }
-_MAY_BE_EMPTY = frozenset({"memory.stream_bytes_per_s"})
+_MAY_BE_EMPTY = frozenset({"memory.stream_bytes_per_s"}) | {
+    f"{section}.{table}" for section, tables in LATER_TABLES.items() for table in tables
+}
 _REQUIRED_CYCLES = {kind: meaning for kind, meaning in OP_KINDS.items() if kind not in MATRIX_KINDS}
 _REQUIRED_CYCLES["operand"] = "bringing the second operand of a product of two activations into the order of weights"
 _REQUIRED_CYCLES["requantize"] = "bringing an integer operand of arithmetic or concatenation to another scale"
@@ -218,6 +222,7 @@ def _without_idle_energies(target: Target) -> Target:
 def _parse_section(where: str, section: str, kind: type, table: Any, sources: dict[str, str]) -> Any:
     if not isinstance(table, Mapping):
         raise TargetError(f"{where}: {section} must be a table, but is {table!r}")
+    table = {later: {} for later in LATER_TABLES.get(section, ())} | dict(table)
     _check_keys(where, section, table, tuple(entry.name for entry in fields(kind)))
     values = {}
     for entry in fields(kind):
@@ -343,6 +348,12 @@ def _check_tables(where: str, target: Target) -> None:
     for stream in target.memory.stream_bytes_per_s:
         if stream not in STREAMS:
             raise TargetError(f"{where}: memory.stream_bytes_per_s.{stream} is no stream; known: {', '.join(STREAMS)}")
+    for table in ("start_s", "serial_s"):
+        for family in getattr(target.overhead, table):
+            if family not in FAMILIES:
+                raise TargetError(
+                    f"{where}: overhead.{table}.{family} is no family of kernels; known: {', '.join(FAMILIES)}"
+                )
     for precision in target.matrix.rates:
         if precision not in target.energy.mac_j:
             raise TargetError(f"{where}: missing key energy.mac_j.{precision}; matrix.rates has this precision")
