@@ -10,7 +10,7 @@ from math import ceil, prod
 import numpy as np
 
 from hw_models.lowering import has_blocked_kernel, is_read_plain
-from hw_models.target import MatrixEngine, Runtime
+from hw_models.target import LONG, NARROW, MatrixEngine, Runtime
 from hw_models.workload import Op, Workload
 
 BLOCKS_AT_ONCE = 4
@@ -32,7 +32,24 @@ def library_seconds(workload: Workload, op: Op, engine: MatrixEngine, runtime: R
     elif op.window is not None and prod(op.window.kernel) > 1:
         cycles += _gather_cycles(op, runtime, lanes, integer=integer, blocked=blocked)
     padding_s = product_s * _padding(op, runtime, lanes) if blocked and groups == 1 else 0.0
-    return cycles / engine.clock_hz + padding_s
+    return cycles / engine.clock_hz + padding_s + (_unfit_s(workload, op, runtime) if runtime.unfit_s else 0.0)
+
+
+def _unfit_s(workload: Workload, op: Op, runtime: Runtime) -> float:
+    """What a depthwise window takes besides for which the library has no fast kernel (`Runtime.unfit_s`)."""
+    shape = workload.tensors[op.outputs[0]].shape
+    if not op.is_depthwise or op.window is None or len(shape) != 4:
+        return 0.0
+    (height, width), (rows, columns) = op.window.kernel, shape[2:]
+    channels, per = shape[1], runtime.unfit_s
+    seconds = 0.0
+    if (height - 1) // 2 >= rows or (width - 1) // 2 >= columns:
+        seconds += channels * per.get("outsized.channel", 0.0)
+    elif 1 in (height, width) and height != width and channels <= NARROW:
+        seconds += channels * rows * per.get("narrow.row", 0.0) + op.macs * per.get("narrow.mac", 0.0)
+    elif max(height, width) > LONG:
+        seconds += op.macs * per.get("long.mac", 0.0)
+    return seconds
 
 
 def _padding(op: Op, runtime: Runtime, lanes: int) -> float:

@@ -23,6 +23,15 @@ STREAMS = tuple(
 )
 """What asks of a memory: the input of the array, other operands, weights, constants per channel, the output."""
 
+UNFIT = ("outsized.channel", "narrow.row", "narrow.mac", "long.mac")
+"""Depthwise windows for which a library may have no fast kernel, and what the time of its slow one grows with:
+"outsized" ones, whose padding is not less than the map, with the channels; "narrow" ones, a single row or column wide
+on at most `NARROW` channels, with the rows of all channels and with the multiply-accumulates; "long" ones, a side of
+which is more than `LONG`, with the multiply-accumulates.
+"""
+
+NARROW, LONG = 8, 7
+
 DATAFLOWS = ("weight_stationary", "output_stationary", "input_stationary")
 
 
@@ -241,6 +250,8 @@ class Runtime:
         where a library brings them into an order of its own in every call.
     rereads: whether the matrix engine reads its input from on-chip memory again for every tile of output channels;
         false where registers and the nearest cache hold a block of it.
+    unfit_s: of `UNFIT` -> seconds for each channel, row or multiply-accumulate of a depthwise convolution, besides what
+        its products take; no entry: none.
     """
 
     float_ops: tuple[str, ...] = _value()
@@ -261,6 +272,7 @@ class Runtime:
     partial_blocks: float = _value(low=0, high=10)
     weight_passes: float = _value(low=1, high=16)
     rereads: bool = _value()
+    unfit_s: Mapping[str, float] = _table(low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -293,7 +305,7 @@ class Legality:
     unsupported: tuple[str, ...] = _value()
 
 
-LATER_TABLES: Mapping[str, tuple[str, ...]] = {"overhead": ("start_s", "serial_s")}
+LATER_TABLES: Mapping[str, tuple[str, ...]] = {"overhead": ("start_s", "serial_s"), "runtime": ("unfit_s",)}
 """Section -> tables that came after files, studies and calibrations without them: where they have no entries they need
 not be there, and count for nothing.
 """
@@ -301,11 +313,8 @@ not be there, and count for nothing.
 
 def numbers_of(section: Any) -> dict[str, Any]:
     """What of a section of a target decides a figure."""
-    numbers = asdict(section)
-    for table in LATER_TABLES["overhead"] if isinstance(section, Overhead) else ():
-        if not numbers[table]:
-            del numbers[table]
-    return numbers
+    later = [table for tables in LATER_TABLES.values() for table in tables]
+    return {key: value for key, value in asdict(section).items() if value or key not in later}
 
 
 KINDS = ("npu", "cpu", "gpu", "mcu")
@@ -341,5 +350,5 @@ class Target:
         numbers = asdict(self)
         for prose in ("title", "description", "accuracy", "kind", "stack", "sources"):
             del numbers[prose]
-        numbers["overhead"] = numbers_of(self.overhead)
+        numbers |= {section: numbers_of(getattr(self, section)) for section in LATER_TABLES}
         return json.dumps(numbers, sort_keys=True, default=str)

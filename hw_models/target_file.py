@@ -24,6 +24,7 @@ from hw_models.target import (
     LATER_TABLES,
     RUNS,
     STREAMS,
+    UNFIT,
     UNKNOWN_STACK,
     Energy,
     Legality,
@@ -348,6 +349,9 @@ def _check_tables(where: str, target: Target) -> None:
     for stream in target.memory.stream_bytes_per_s:
         if stream not in STREAMS:
             raise TargetError(f"{where}: memory.stream_bytes_per_s.{stream} is no stream; known: {', '.join(STREAMS)}")
+    for window in target.runtime.unfit_s:
+        if window not in UNFIT:
+            raise TargetError(f"{where}: runtime.unfit_s.{window} is no such window; known: {', '.join(UNFIT)}")
     for table in ("start_s", "serial_s"):
         for family in getattr(target.overhead, table):
             if family not in FAMILIES:
