@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_pack import DESIGN
-from benchmarks.packs import TimesFile, load_jobs, measure
+from benchmarks.packs import TimesFile, export, load_jobs, measure
 from benchmarks.provenance import provenance, write_result
 from hw_models import load_target
 from hw_models.measurements import Measurement
@@ -83,14 +83,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes that compile [default: processors less 2]")
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="of the study")
+    parser.add_argument("--export", type=Path, help="write the pack with these times behind its own")
     args = parser.parse_args()
     subjects = chosen(args.dir, args.blocks)
+    jobs = [Job(subject, precision, args.batch) for subject in subjects for precision in PRECISIONS]
     if args.measure:
         from nas.measure.cuda import CudaDevice
 
-        jobs = [Job(subject, precision, args.batch) for subject in subjects for precision in PRECISIONS]
         measure(jobs, CudaDevice(args.workers), DESIGN.target, args.dir, args.minutes, prepare_only=False)
+    if args.export is not None:
+        every = dict.fromkeys([*load_jobs(args.dir, DESIGN), *jobs])
+        export(list(every), DESIGN, args.dir, args.export)
     if args.out is not None:
         times = TimesFile(args.dir).of(DESIGN.target)
         rows = rows_of(subjects, times, args.batch)

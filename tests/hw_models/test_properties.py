@@ -139,9 +139,10 @@ def test_a_network_is_the_sum_of_its_parts(first: Workload, second: Workload) ->
     assert together.weight_bytes == sum(report.weight_bytes for report in alone)
 
 
+@pytest.mark.parametrize("mode", ["pointwise", "loops", "none"])
 @given(networks)
-def test_every_op_is_in_exactly_one_group_and_inputs_come_first(workload: Workload) -> None:
-    groups = fuse(workload)
+def test_every_op_is_in_exactly_one_group_and_inputs_come_first(mode: str, workload: Workload) -> None:
+    groups = fuse(workload, mode)
     assert sorted(position for group in groups for position in group.ops) == list(range(len(workload.ops)))
     made = set(workload.inputs)
     for group in groups:

@@ -132,6 +132,28 @@ def test_an_unknown_kind_of_access_is_refused(tables: dict[str, Any], section: s
         parse_target(tables, "mine")
 
 
+@pytest.mark.parametrize(
+    ("section", "table", "message"),
+    [
+        ("overhead", "start_s", "no family of kernels; known: dense, "),
+        ("overhead", "serial_s", "no family of kernels; known: dense, "),
+        ("runtime", "unfit_s", "no such window; known: outsized.channel, "),
+    ],
+)
+def test_a_later_table_need_not_be_there_and_lists_what_it_may_hold(
+    tables: dict[str, Any], section: str, table: str, message: str
+) -> None:
+    tables[section].pop(table, None)
+    without = parse_target(tables, "mine")
+    tables[section][table] = {}
+    assert parse_target(tables, "mine") == without
+    assert table not in without.content()  # studies and calibrations of before such tables go on
+    assert table in load_target("h200").content()
+    tables[section][table] = {"convolution": {"value": 1e-6, "source": "test of the loader"}}
+    with pytest.raises(TargetError, match=rf"{section}\.{table}\.convolution is {message}"):
+        parse_target(tables, "mine")
+
+
 def test_missing_vector_op_is_named(tables: dict[str, Any]) -> None:
     del tables["vector"]["cycles_per_element"]["softmax"]
     with pytest.raises(TargetError, match=r"vector\.cycles_per_element\.softmax"):
