@@ -45,8 +45,9 @@ def _unfit_s(workload: Workload, op: Op, runtime: Runtime) -> float:
     seconds = 0.0
     if (height - 1) // 2 >= rows or (width - 1) // 2 >= columns:
         seconds += channels * per.get("outsized.channel", 0.0)
-    elif 1 in (height, width) and height != width and channels <= NARROW:
-        seconds += channels * rows * per.get("narrow.row", 0.0) + op.macs * per.get("narrow.mac", 0.0)
+    elif 1 in (height, width) and height != width:
+        seconds += op.macs * per.get("flat.mac", 0.0)
+        seconds += channels * rows * per.get("narrow.row", 0.0) if channels <= NARROW else 0.0
     elif max(height, width) > LONG:
         seconds += op.macs * per.get("long.mac", 0.0)
     return seconds

@@ -23,10 +23,10 @@ STREAMS = tuple(
 )
 """What asks of a memory: the input of the array, other operands, weights, constants per channel, the output."""
 
-UNFIT = ("outsized.channel", "narrow.row", "narrow.mac", "long.mac")
+UNFIT = ("outsized.channel", "flat.mac", "narrow.row", "long.mac")
 """Depthwise windows for which a library may have no fast kernel, and what the time of its slow one grows with:
-"outsized" ones, whose padding is not less than the map, with the channels; "narrow" ones, a single row or column wide
-on at most `NARROW` channels, with the rows of all channels and with the multiply-accumulates; "long" ones, a side of
+"outsized" ones, whose padding is not less than the map, with the channels; "flat" ones, a single row or column wide,
+with the multiply-accumulates, and on at most `NARROW` channels with the rows of all of them too; "long" ones, a side of
 which is more than `LONG`, with the multiply-accumulates.
 """
 

@@ -116,8 +116,8 @@ def test_a_product_takes_as_long_as_what_it_sums_one_by_one() -> None:
     [
         ((5, 5), 96, 2, 96 * 1.0),  # outsized: its padding is the whole map
         ((5, 5), 96, 3, 0.0),
-        ((1, 11), 8, 24, 8 * 24 * 2.0 + 8 * 24 * 24 * 11 * 3.0),  # narrow
-        ((1, 11), 16, 24, 16 * 24 * 24 * 11 * 5.0),  # not narrow, but long
+        ((1, 11), 8, 24, 8 * 24 * 2.0 + 8 * 24 * 24 * 11 * 3.0),  # narrow and flat
+        ((1, 11), 16, 24, 16 * 24 * 24 * 11 * 3.0),  # flat
         ((9, 9), 16, 24, 16 * 24 * 24 * 81 * 5.0),  # long
         ((7, 7), 16, 24, 0.0),
     ],
@@ -127,7 +127,7 @@ def test_a_window_without_a_fast_kernel(kernel, channels: int, size: int, expect
     workload = _workload(
         nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels), 1, channels, size, size
     )
-    unfit_s = {"outsized.channel": 1e-6, "narrow.row": 2e-6, "narrow.mac": 3e-6, "long.mac": 5e-6}
+    unfit_s = {"outsized.channel": 1e-6, "narrow.row": 2e-6, "flat.mac": 3e-6, "long.mac": 5e-6}
     fast, slow = (replace(H200, runtime=replace(H200.runtime, unfit_s=per)) for per in ({}, unfit_s))
     extra_s = estimate(workload, slow).latency_s - estimate(workload, fast).latency_s
     assert extra_s == pytest.approx(1e-6 * expected_s, rel=0.05, abs=1e-9)  # memory may hide some
