@@ -21,9 +21,9 @@ from hw_models.measurements import load_pack, read_measurements
 
 LIMITS = (
     "not blind: the first fit, of the target as it was before anything was measured, is gpu_latency_first.md; then "
-    "kernels of three of these networks and of five blocks were profiled (h200_kernels.md), and the target was described "
-    "anew by them and by times of blocks, with the errors of these networks in view; the order is by worth, and what the "
-    "minutes did not reach, or the tool refused, is left out"
+    "kernels of three of these networks and of five blocks were profiled (h200_kernels.md), and the target was "
+    "described anew by them and by times of blocks, with the errors of these networks in view; the order is by worth, "
+    "and what the minutes did not reach, or the tool refused, is left out"
 )
 
 
