@@ -4,8 +4,9 @@
     python -m benchmarks.gpu_kernels --read kernels.txt --out studies/results    # the study, anywhere
 
 FOLDER is one of `benchmarks.gpu_pack`. Of some of its blocks and networks, at batch 1 and 64 in fp16, every kernel is
-listed as torch's profiler sees it in one run without a CUDA graph. Beside them stands what the pack says of the same
-thing as a CUDA graph, where there is no gap between kernels to speak of.
+listed as torch's profiler sees it in one run without a CUDA graph, beside what the pack says of the same thing as a
+CUDA graph. A second table has the blocks of the pack whose predicted time depends on what the target says of windows
+without a fast kernel and of norms over many elements: measured, and predicted with and without it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import numpy as np
 from benchmarks.gpu_pack import DESIGN
 from benchmarks.packs import load_jobs
 from benchmarks.provenance import provenance, write_result
-from hw_models.measurements import load_pack
+from hw_models import load_target
+from hw_models.measurements import Measurement, load_pack
 
 SUBJECTS = (
     "mobilenetv2_100", "block:18df7d0825a9", "block:8fc209a4a4bd", "block:97016de99994", "block:50d49f704d39",
@@ -100,36 +102,78 @@ def profile(folder: Path, path: Path) -> None:
                 out.write(Profile(name, batch, kernels).text())
 
 
+def records() -> dict[tuple[str, int], Measurement]:
+    """(subject, batch) -> what the pack says of it in fp16."""
+    every = (*load_pack(DESIGN.target), *load_pack(f"{DESIGN.target}_networks"))
+    return {(record.subject, record.batch): record for record in every if record.precision == "fp16"}
+
+
 def row_of(one: Profile, graph_us: float) -> dict[str, Any]:
     """A subject at a batch: its kernels by sort, in number and microseconds, beside its time as a graph."""
     times = {sort: [us for us, name in one.kernels if sort_of(name) == sort] for sort in SORTS}
     row: dict[str, Any] = {"subject": one.subject, "batch": one.batch, "kernels": len(one.kernels)}
     row |= {"sum_us": sum(us for us, _ in one.kernels), "graph_us": graph_us}
     for sort, own in times.items():
-        row |= {f"{sort}": len(own), f"{sort}_us": sum(own), f"{sort}_shortest_us": min(own, default=None)}
+        row |= {sort: len(own), f"{sort}_us": sum(own), f"{sort}_shortest_us": min(own, default=None)}
     return row | {"all": [list(kernel) for kernel in one.kernels]}
 
 
 def study(profiles: Sequence[Profile]) -> dict[str, Any]:
-    target = DESIGN.target
-    pack = {(record.subject, record.batch): record for record in (*load_pack(target), *load_pack(f"{target}_networks"))}
-    rows = [row_of(one, 1e6 * pack[one.subject, one.batch].latency_s) for one in profiles]
-    record = pack[profiles[0].subject, 1]
-    shortest = {
-        f"median of {sort} at batch 1, us": float(np.median([us for us, name in kernels if sort_of(name) == sort]))
-        for kernels in ([kernel for one in profiles if one.batch == 1 for kernel in one.kernels],)
-        for sort in SORTS
-    }
+    """All profiles, and what is typical of kernels at batch 1."""
+    pack = records()
+    single = [kernel for one in profiles if one.batch == 1 for kernel in one.kernels]
     return {
         "what": "kernels of compiled blocks and networks on a GPU, as torch's profiler saw one run of each in fp16",
         **provenance(),
-        "measured on": f"{record.condition()['processor']}, {record.date[:10]}; {record.runtime_version}, cuDNN "
-        f"{record.condition()['cudnn']}",
-        "sample": "one run each: single kernels scatter by some percent, and the compiler chose between forms of its "
-        "loops beside other work",
-        **shortest,
-        "profiles": rows,
+        **_measured_on(pack[profiles[0].subject, 1]),
+        "sample": "one run each, launched one by one: single kernels scatter, those between copies take up to a fifth "
+        "longer than in a graph, and the compiler chose between forms of its loops beside other work",
+        **{
+            f"median of {sort} at batch 1, us": float(np.median([us for us, name in single if sort_of(name) == sort]))
+            for sort in SORTS
+        },
+        "profiles": [row_of(one, 1e6 * pack[one.subject, one.batch].latency_s) for one in profiles],
     }
+
+
+def special_cases() -> dict[str, Any]:
+    """Blocks whose time depends on `Runtime.unfit_s` or on the sums of norms: measured, predicted with and without."""
+    from nas.calibrate import record_units  # which needs a database
+
+    target = load_target(DESIGN.target)
+    serial_s = {family: per for family, per in target.overhead.serial_s.items() if family != "norm"}
+    plain = {
+        "windows": replace(target, runtime=replace(target.runtime, unfit_s={})),
+        "norms": replace(target, overhead=replace(target.overhead, serial_s=serial_s)),
+    }
+    rows = []
+    for record in records().values():
+        if record.kind != "block":
+            continue
+        found = 1e6 * record_units(record, target).seconds.sum()
+        for what, without in plain.items():
+            less = 1e6 * record_units(record, without).seconds.sum()
+            if found > 1.02 * less:
+                part = record.described()
+                arguments = part["arguments"]
+                name = f"{arguments.get('model', arguments.get('mixer', part['part']))} {arguments.get('module', '')}"
+                row = {"block": record.subject, "what": name.strip(), "channels": part["channels"]}
+                row |= {"size": part["size"], "batch": record.batch, "depends on": what}
+                row |= {"measured_us": 1e6 * record.latency_s, "without_us": float(less), "with_us": float(found)}
+                rows.append(row)
+    return {
+        "what": "blocks of the pack in fp16 whose predicted time depends on runtime.unfit_s (windows) or on "
+        "overhead.serial_s.norm (norms): measured, predicted without it, predicted with it; uncalibrated",
+        **provenance(),
+        **_measured_on(next(iter(records().values()))),
+        "blocks": sorted(rows, key=lambda row: (row["depends on"], row["batch"], row["what"])),
+    }
+
+
+def _measured_on(record: Measurement) -> dict[str, str]:
+    state = record.condition()
+    runtime = f"{record.runtime} {record.runtime_version}, cuDNN {state['cudnn']}"
+    return {"measured on": f"{state['processor']}, {record.date[:10]}; {runtime}"}
 
 
 def main() -> None:
@@ -144,7 +188,9 @@ def main() -> None:
     if args.read is not None:
         result = study(read_profiles(args.read.read_text(encoding="utf-8")))
         columns = [column for column in result["profiles"][0] if column != "all"]
-        write_result(args.out / "h200_kernels", result, columns=columns, rows="profiles")
+        write_result(args.out / f"{DESIGN.target}_kernels", result, columns=columns, rows="profiles")
+        result = special_cases()
+        write_result(args.out / f"{DESIGN.target}_windows", result, columns=list(result["blocks"][0]), rows="blocks")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@ FAMILIES = ("dense", "pointwise", "depthwise", "attention", "norm", "elementwise
 group; products of two activations and softmax; normalization; other arithmetic; pooling, means, resizing; copies."""
 
 
+SUMMING = ("dense", "pointwise", "depthwise", "attention", "norm")
+"""Those whose kernels have an extent that is summed (`Kernel.sizes`), softmax among attention's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """family: of `FAMILIES`. gemm: as in `Op`. taps: of the window, 1 without one.

@@ -40,17 +40,13 @@ def _unfit_s(workload: Workload, op: Op, runtime: Runtime) -> float:
     shape = workload.tensors[op.outputs[0]].shape
     if not op.is_depthwise or op.window is None or len(shape) != 4:
         return 0.0
-    (height, width), (rows, columns) = op.window.kernel, shape[2:]
-    channels, per = shape[1], runtime.unfit_s
-    seconds = 0.0
-    if (height - 1) // 2 >= rows or (width - 1) // 2 >= columns:
-        seconds += channels * per.get("outsized.channel", 0.0)
-    elif 1 in (height, width) and height != width:
-        seconds += op.macs * per.get("flat.mac", 0.0)
-        seconds += channels * rows * per.get("narrow.row", 0.0) if channels <= NARROW else 0.0
-    elif max(height, width) > LONG:
-        seconds += op.macs * per.get("long.mac", 0.0)
-    return seconds
+    (height, width), channels, per = op.window.kernel, shape[1], runtime.unfit_s
+    if (height - 1) // 2 >= _read_size(workload, op, -2) or (width - 1) // 2 >= _read_size(workload, op, -1):
+        return channels * per.get("outsized.channel", 0.0)
+    if 1 in (height, width) and height != width:
+        narrow_s = channels * shape[2] * per.get("narrow.row", 0.0) if channels <= NARROW else 0.0
+        return narrow_s + op.macs * per.get("flat.mac", 0.0)
+    return op.macs * per.get("long.mac", 0.0) if max(height, width) > LONG else 0.0
 
 
 def _padding(op: Op, runtime: Runtime, lanes: int) -> float:
@@ -82,15 +78,22 @@ def _depthwise_cycles(workload: Workload, op: Op, runtime: Runtime, lanes: int, 
 
 
 def _on_map(workload: Workload, op: Op, axis: int) -> tuple[float, float]:
-    """`window_on_map` along an axis of its maps, -2 or -1. Where the trace has folded the making of the map into it, so
-    that it reads tokens or channels last, its input is taken for padded to the size of the output.
+    """`window_on_map` along an axis of its maps, -2 or -1."""
+    assert op.window is not None
+    made = workload.tensors[op.outputs[0]].shape[axis]
+    kernel, stride, dilation = op.window.kernel[axis], op.window.stride[axis], op.window.dilation[axis]
+    return window_on_map(_read_size(workload, op, axis), made, kernel, stride, dilation)
+
+
+def _read_size(workload: Workload, op: Op, axis: int) -> int:
+    """Size along an axis, -2 or -1, of the map that a depthwise convolution reads. Where the trace has folded the
+    making of the map into it, so that it reads tokens or channels last, its input is taken for padded to the size of
+    the output.
     """
     assert op.window is not None
     assert op.gemm is not None
     read, written = (workload.tensors[index].shape for index in (op.inputs[0], op.outputs[0]))
-    kernel, stride, dilation = op.window.kernel[axis], op.window.stride[axis], op.window.dilation[axis]
-    size = read[axis] if len(read) == 4 and read[1] == op.gemm[0] else written[axis] * stride
-    return window_on_map(size, written[axis], kernel, stride, dilation)
+    return read[axis] if len(read) == 4 and read[1] == op.gemm[0] else written[axis] * op.window.stride[axis]
 
 
 @lru_cache(maxsize=4096)

@@ -27,14 +27,13 @@ ALIGNMENT = 4
 _UNARY = frozenset({"activation", "scale"})
 
 
-def lower(workload: Workload, runtime: Runtime, *, biases_apart: bool = False) -> Workload:
+def lower(workload: Workload, runtime: Runtime, *, loops: bool = False) -> Workload:
     """The workload with the conversions and reorders that the runtime puts in; itself for one that needs none.
 
-    biases_apart: convolutions leave their bias to arithmetic of its own, as where loops are fused with one another and
-    with no product (`Overhead.fusion`).
+    loops: convolutions leave their bias to a loop, and read a copy of a part of a map (`Overhead.fusion`).
     """
-    if biases_apart:
-        workload = _with_biases(workload)
+    if loops:
+        workload = _around_convolutions(workload)
     if "slice" in runtime.float_ops:
         workload = _with_slices(workload)
     if runtime.float_ops:
@@ -101,12 +100,21 @@ def _with_slices(workload: Workload) -> Workload:
     return replace(workload, tensors=tuple(new.tensors), ops=tuple(new.ops))
 
 
-def _with_biases(workload: Workload) -> Workload:
-    """Convolutions with a bias are followed by its addition. A linear layer's product takes its bias in."""
+def _around_convolutions(workload: Workload) -> Workload:
+    """Convolutions read copies of parts of maps, and are followed by the addition of their bias, if they have one. All
+    else reads parts where they lie, and the product of a linear layer takes its bias in.
+    """
     new = _Rewriting(list(workload.tensors))
     for op in workload.ops:
-        new.ops.append(op)
-        if op.kind == "conv" and any(len(workload.tensors[index].shape) == 1 for index in op.weights):
+        if op.kind != "conv":
+            new.ops.append(op)
+            continue
+        inputs = [
+            new.slice(index, read, op.name) if read < workload.tensors[index].elements else index
+            for index, read in zip(op.inputs, op.reads, strict=True)
+        ]
+        new.ops.append(replace(op, inputs=tuple(inputs)))
+        if any(len(workload.tensors[index].shape) == 1 for index in op.weights):
             new.follow(op, "bias", "bias")
     return replace(workload, tensors=tuple(new.tensors), ops=tuple(new.ops))
 

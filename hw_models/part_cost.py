@@ -107,7 +107,7 @@ class PartCost:
 
 def estimate_part(workload: Workload, target: Target, ends: tuple[bool, bool] = (True, True)) -> PartCost:
     """Cost of a workload. ends: as in `memory.place`."""
-    run = lower(workload, target.runtime, biases_apart=target.overhead.fusion == "loops")
+    run = lower(workload, target.runtime, loops=target.overhead.fusion == "loops")
     groups = fuse(run, target.overhead.fusion, target.runtime.joins, target.runtime.float_joins)
     costs, peak_bytes = group_costs(run, groups, place(run, groups, target.memory, ends), target)
     return _part_cost(workload, run, groups, costs, peak_bytes, target)
@@ -135,8 +135,8 @@ class PartEstimator:
     def cost(self, workload: Workload) -> PartCost:
         """A workload of other ops is begun anew; one of the same differs in number formats alone (`with_dtypes`)."""
         target, runtime = self._target, self._target.runtime
-        run = lower(workload, runtime, biases_apart=target.overhead.fusion == "loops")
-        if run.ops is not self._ops or runtime.float_joins:  # else formats do not decide what is fused
+        run = lower(workload, runtime, loops=target.overhead.fusion == "loops")
+        if run.ops != self._ops or runtime.float_joins:  # else formats do not decide what is fused
             self._ops = run.ops
             self._groups = fuse(run, target.overhead.fusion, runtime.joins, runtime.float_joins)
             self._kinds = self._known.kinds(run, self._groups)

@@ -203,9 +203,10 @@ class Overhead:
     attention_fusion: whether attention runs stripe by stripe of queries when its scores do not fit on chip
         (hw_models/attention_fusion.py).
     start_s: kernel family (`hw_models.kernel.FAMILIES`) -> what one of its kernels takes besides launch_s.
-    serial_s: likewise -> the least time for each element that a kernel sums (the reduction of a product, the taps of a
-        depthwise window, the extent of a norm), one behind the other however many multipliers there are. A family that
-        is in neither table has none.
+    serial_s: family of those that sum (`hw_models.kernel.SUMMING`) -> the least time for each element that is summed
+        (of a product's reduction, a depthwise window, a norm, a softmax), one behind the other however many multipliers
+        there are. A family that is in neither table has none. In a chain of stripes each stripe pays launch_s, start_s
+        and serial_s; chains are made of the groups of "loops" as of others.
     """
 
     launch_s: float = _value(low=0, high=1)

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hw_models.kernel import FAMILIES
+from hw_models.kernel import FAMILIES, SUMMING
 from hw_models.target import (
     KINDS,
     LATER_TABLES,
@@ -352,11 +352,12 @@ def _check_tables(where: str, target: Target) -> None:
     for window in target.runtime.unfit_s:
         if window not in UNFIT:
             raise TargetError(f"{where}: runtime.unfit_s.{window} is no such window; known: {', '.join(UNFIT)}")
-    for table in ("start_s", "serial_s"):
+    for table, families in {"start_s": FAMILIES, "serial_s": SUMMING}.items():
         for family in getattr(target.overhead, table):
-            if family not in FAMILIES:
+            if family not in families:
                 raise TargetError(
-                    f"{where}: overhead.{table}.{family} is no family of kernels; known: {', '.join(FAMILIES)}"
+                    f"{where}: overhead.{table}.{family} is no family of kernels that has one; known: "
+                    f"{', '.join(families)}"
                 )
     for precision in target.matrix.rates:
         if precision not in target.energy.mac_j:

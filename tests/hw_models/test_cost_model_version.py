@@ -24,7 +24,7 @@ KNOWN_S = {
     ("pvt_v2_b0", "epyc_zen3_core", "w8a8"): 2.42305e-02,
     ("pvt_v2_b0", "epyc_zen5_core", "fp32"): 1.05387e-02,
     ("pvt_v2_b0", "epyc_zen5_core", "w8a8"): 9.36214e-03,
-    ("pvt_v2_b0", "h200", "fp16"): 3.75204e-04,
+    ("pvt_v2_b0", "h200", "fp16"): 3.67998e-04,
     ("convnextv2_atto", "npu_40tops", "w8a8"): 2.87011e-04,
     ("convnextv2_atto", "npu_40tops", "w4a8"): 2.71894e-04,
     ("convnextv2_atto", "ethos_u85_2048", "w8a8"): 2.22438e-03,

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from hw_models import Target, Workload, estimate, estimate_part, load_target
-from hw_models.families import FAMILIES
 from hw_models.fusion import fuse
+from hw_models.kernel import FAMILIES
 from hw_models.lowering import lower
 from hw_models.measurements import Measurement, load_pack
+from hw_models.part_cost import PartEstimator
 from nas.bits import put_precision
 from nas.subjects import measured_workload
 from nas.trace import trace_module
@@ -27,12 +28,13 @@ PLAIN = [row for row in PROFILES if row["batch"] == 1 and not row["copies"]]
 
 
 def _record(row: dict[str, object]) -> Measurement:
+    wanted = (row["subject"], row["batch"], "fp16")
     records = (*load_pack("h200"), *load_pack("h200_networks"))
-    return next(one for one in records if (one.subject, one.batch) == (row["subject"], row["batch"]))
+    return next(one for one in records if (one.subject, one.batch, one.precision) == wanted)
 
 
 def _run(workload: Workload) -> Workload:
-    return lower(workload, H200.runtime, biases_apart=True)
+    return lower(workload, H200.runtime, loops=True)
 
 
 def _workload(module: nn.Module, *shape: int, precision: str = "fp16") -> Workload:
@@ -68,6 +70,31 @@ def test_what_stands_around_a_product_is_a_loop_of_its_own() -> None:
 def test_a_linear_layer_takes_its_bias_in() -> None:
     run = _run(_workload(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), 1, 16, 8))
     assert Counter(op.kind for op in run.ops) == {"linear": 1, "activation": 1}
+
+
+def test_a_convolution_copies_its_part_of_a_map_and_a_loop_does_not() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            left, right = torch.relu(x).chunk(2, 1)
+            return self.conv(left) * torch.sigmoid(right)
+
+    run = _run(_workload(Halves(), 1, 16, 12, 12))
+    assert Counter(op.function or op.kind for op in run.ops) == Counter(["relu", "slice", "conv", "sigmoid", "mul"])
+
+
+@pytest.mark.parametrize("block_fusion", ["none", "recompute"])
+def test_an_estimator_knows_what_it_costed_before(block_fusion: str) -> None:
+    target = _with_overhead(block_fusion=block_fusion)
+    estimator = PartEstimator(target)
+    for row in PLAIN[1:]:
+        bare = measured_workload(_record(row))
+        for precision in ("fp16", "w8a8", "fp32", "fp16", "w8a8"):
+            workload = put_precision(bare, precision)
+            assert estimator.cost(workload) == estimate_part(workload, target)
 
 
 def test_a_loop_waits_for_no_product_that_needs_it() -> None:
@@ -112,22 +139,23 @@ def test_a_product_takes_as_long_as_what_it_sums_one_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "channels", "size", "expected_s"),
+    ("kernel", "stride", "channels", "size", "expected_us"),
     [
-        ((5, 5), 96, 2, 96 * 1.0),  # outsized: its padding is the whole map
-        ((5, 5), 96, 3, 0.0),
-        ((1, 11), 8, 24, 8 * 24 * 2.0 + 8 * 24 * 24 * 11 * 3.0),  # narrow and flat
-        ((1, 11), 16, 24, 16 * 24 * 24 * 11 * 3.0),  # flat
-        ((9, 9), 16, 24, 16 * 24 * 24 * 81 * 5.0),  # long
-        ((7, 7), 16, 24, 0.0),
+        ((5, 5), 1, 96, 2, 96 * 1.0),  # outsized: its padding is the whole map
+        ((5, 5), 2, 96, 2, 96 * 1.0),
+        ((5, 5), 2, 96, 4, 0.0),  # what it writes is as small
+        ((5, 5), 1, 96, 3, 0.0),
+        ((1, 11), 1, 8, 24, 8 * 24 * 2.0 + 8 * 24 * 24 * 11 * 3.0),  # narrow and flat
+        ((1, 11), 1, 16, 24, 16 * 24 * 24 * 11 * 3.0),  # flat
+        ((9, 9), 1, 16, 24, 16 * 24 * 24 * 81 * 5.0),  # long
+        ((7, 7), 1, 16, 24, 0.0),
     ],
 )
-def test_a_window_without_a_fast_kernel(kernel, channels: int, size: int, expected_s: float) -> None:
+def test_a_window_without_a_fast_kernel(kernel, stride: int, channels: int, size: int, expected_us: float) -> None:
     padding = (kernel[0] // 2, kernel[1] // 2)
-    workload = _workload(
-        nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels), 1, channels, size, size
-    )
+    module = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels)
+    workload = _workload(module, 1, channels, size, size)
     unfit_s = {"outsized.channel": 1e-6, "narrow.row": 2e-6, "flat.mac": 3e-6, "long.mac": 5e-6}
     fast, slow = (replace(H200, runtime=replace(H200.runtime, unfit_s=per)) for per in ({}, unfit_s))
     extra_s = estimate(workload, slow).latency_s - estimate(workload, fast).latency_s
-    assert extra_s == pytest.approx(1e-6 * expected_s, rel=0.05, abs=1e-9)  # memory may hide some
+    assert extra_s == pytest.approx(1e-6 * expected_us, rel=0.05, abs=1e-9)  # memory may hide some
