@@ -118,10 +118,9 @@ def _sl1680_convolutions_ms() -> float:
     return estimate(workload, load_target("sl1680")).latency_s * 1e3 * 913.5e9 / (2 * workload.macs)
 
 
-def _other_work(model: str, fusion: str) -> float:
+def _other_work(model: str, target: str) -> float:
     """Share of the latency of kernels without a matrix product, batch 1, fp16."""
-    target: Target = load_target("rtx_4090" if fusion == "none" else "h200")
-    report = cost_model(model, target, None, "fp16")
+    report = cost_model(model, load_target(target), None, "fp16")
     return sum(row["latency_s"] for row in report.rows if not row["macs"]) / report.latency_s
 
 
@@ -157,9 +156,6 @@ _WEIGHTS = (
 
 _ONE_SIZE = "another core (Zen 5), and layers of 128 channels on 28 x 28; the source gives no sizes; the order agrees"
 _EAGER = "published with PyTorch from Python, where a ViT waits for the interpreter; predicted with launches of 3 us"
-_NO_COPIES = (
-    "at batch 1 a GPU waits for launches, and every cut and shift of windows counts as one; compilers merge several"
-)
 
 FACTS: tuple[Fact, ...] = (
     *(
@@ -318,11 +314,10 @@ FACTS: tuple[Fact, ...] = (
             published,
             "of latency",
             "arXiv 2404.11788",
-            partial(_other_work, model, fusion),
-            _NO_COPIES if (title, how) == ("Swin-T", "fused") else "",
+            partial(_other_work, model, target),
         )
         for title, model in (("ViT-B", VIT["base"]), ("Swin-T", "swin_tiny_patch4_window7_224"))
-        for how, fusion, published in (("op by op", "none", (0.11, 0.74)), ("fused", "pointwise", (0.15, 0.48)))
+        for how, target, published in (("op by op", "rtx_4090", (0.11, 0.74)), ("fused", "h200", (0.15, 0.48)))
     ),
     *(
         Fact(f"CPU core: {title}, fp32 over int8", published, "times", ORT, partial(_integer_gain, module, shape), why)
