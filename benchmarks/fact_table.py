@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.facts import Fact
 from benchmarks.generative import llama_tokens_per_s, stable_diffusion_s
-from hw_models import Target, Workload, estimate, estimate_part, load_target
+from hw_models import Workload, estimate, estimate_part, load_target
 from nas.bits import put_precision
 from nas.cost import cost_model
 from nas.trace import trace_module
