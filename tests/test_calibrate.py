@@ -217,15 +217,15 @@ def test_too_few_measurements_are_said_and_not_used(tmp_path, records):
 def test_a_transferred_calibration_says_of_which_batch_it_is(tmp_path):
     """No device has published enough at more than one image, so another batch takes those factors, and says so."""
     heard = Heard()
-    at_64 = run_calibration("h200", tmp_path, None, heard, batch=64)
+    at_64 = run_calibration("h100", tmp_path, None, heard, batch=64)
     assert at_64.stored is not None
-    assert at_64.stored.name == "h200@batch64#1"
+    assert at_64.stored.name == "h100@batch64#1"
     text = calibration_text(at_64)
     assert "family factors at batch 1 transferred from NVIDIA Jetson" in text
     assert "nothing was measured at batch 64, where neither may hold" in text
-    assert any("tell of h200 was measured at batch 1, not at 64" in said for said in heard.said)
+    assert any("tell of h100 was measured at batch 1, not at 64" in said for said in heard.said)
     heard = Heard()
-    at_1 = run_calibration("h200", tmp_path, None, heard)
+    at_1 = run_calibration("h100", tmp_path, None, heard)
     assert "at batch 1 transferred" in calibration_text(at_1)
     assert "nothing was measured at" not in calibration_text(at_1)
     assert not any("was measured at batch" in said for said in heard.said)
