@@ -11,7 +11,6 @@ FAMILIES = ("dense", "pointwise", "depthwise", "attention", "norm", "elementwise
 """Families of kernels: convolutions wider than 1x1; 1x1 convolutions and linear layers; one input channel per
 group; products of two activations and softmax; normalization; other arithmetic; pooling, means, resizing; copies."""
 
-
 SUMMING = ("dense", "pointwise", "depthwise", "attention", "norm")
 """Those whose kernels have an extent that is summed (`Kernel.sizes`), softmax among attention's."""
 

@@ -100,7 +100,9 @@ def _identity(job: Job, on: Device, target: str) -> tuple[Any, ...]:
 
 def _prepare(jobs: Sequence[Job], on: Device, outcome: Outcome, narrator: Narrator) -> list[Job]:
     """Jobs whose graphs are there. What cannot be built, or a block that is not fused, is refused."""
-    ready = []
+    ready: list[Job] = []
+    if not jobs:
+        return ready
     with narrator.bar("graphs") as update:
         for number, job in enumerate(jobs):
             update(number, len(jobs), job.subject.name)
