@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.gpu_pack import DESIGN
 from benchmarks.packs import load_jobs
-from benchmarks.provenance import provenance, write_result
+from benchmarks.provenance import measured_on, provenance, write_result
 from hw_models import load_target
 from hw_models.measurements import Measurement, load_pack
 
@@ -125,7 +125,7 @@ def study(profiles: Sequence[Profile]) -> dict[str, Any]:
     return {
         "what": "kernels of compiled blocks and networks on a GPU, as torch's profiler saw one run of each in fp16",
         **provenance(),
-        **_measured_on(pack[profiles[0].subject, 1]),
+        **measured_on(pack[profiles[0].subject, 1]),
         "sample": "one run each, launched one by one: single kernels scatter, those between copies take up to a fifth "
         "longer than in a graph, and the compiler chose between forms of its loops beside other work",
         **{
@@ -154,26 +154,31 @@ def special_cases() -> dict[str, Any]:
         for what, without in plain.items():
             less = 1e6 * record_units(record, without).seconds.sum()
             if found > 1.02 * less:
-                part = record.described()
-                arguments = part["arguments"]
-                name = f"{arguments.get('model', arguments.get('mixer', part['part']))} {arguments.get('module', '')}"
-                row = {"block": record.subject, "what": name.strip(), "channels": part["channels"]}
-                row |= {"size": part["size"], "batch": record.batch, "depends on": what}
-                row |= {"measured_us": 1e6 * record.latency_s, "without_us": float(less), "with_us": float(found)}
-                rows.append(row)
+                rows.append(
+                    _named(record)
+                    | {"batch": record.batch, "depends on": what, "measured_us": 1e6 * record.latency_s}
+                    | {"without_us": float(less), "with_us": float(found)}
+                )
     return {
         "what": "blocks of the pack in fp16 whose predicted time depends on runtime.unfit_s (windows) or on "
         "overhead.serial_s.norm (norms): measured, predicted without it, predicted with it; uncalibrated",
         **provenance(),
-        **_measured_on(next(iter(records().values()))),
+        **measured_on(next(iter(records().values()))),
         "blocks": sorted(rows, key=lambda row: (row["depends on"], row["batch"], row["what"])),
     }
 
 
-def _measured_on(record: Measurement) -> dict[str, str]:
-    state = record.condition()
-    runtime = f"{record.runtime} {record.runtime_version}, cuDNN {state['cudnn']}"
-    return {"measured on": f"{state['processor']}, {record.date[:10]}; {runtime}"}
+def _named(record: Measurement) -> dict[str, Any]:
+    """A block in words: where it is from, and the map it reads."""
+    part = record.described()
+    arguments = part["arguments"]
+    words = (arguments.get("model", arguments.get("mixer", part["part"])), arguments.get("module", ""))
+    return {
+        "block": record.subject,
+        "what": " ".join(words).strip(),
+        "channels": part["channels"],
+        "size": part["size"],
+    }
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.block_study import study, write
 from benchmarks.gpu_pack import DESIGN
-from benchmarks.provenance import provenance
+from benchmarks.provenance import measured_on, provenance
 from hw_models import load_target
 from hw_models.measurements import load_pack, read_measurements
 
@@ -47,12 +47,10 @@ def main() -> None:
         found, detail = study(target, blocks, networks, [(precision, batch)], f"{precision}, batch {batch}")
         scores += found
         rows += detail
-    state = networks[0].condition()
     head = {
         "what": "whole networks on a GPU, predicted from measured blocks alone",
         **provenance(),
-        "runtime": f"{networks[0].runtime} {networks[0].runtime_version}, CUDA graphs",
-        "measured on": f"{state.get('processor', 'a GPU')}, {networks[0].date[:10]}, commit {networks[0].commit}",
+        **measured_on(networks[0]),
         "limits": LIMITS,
     }
     write(args.out, args.name, head, scores, rows)

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.gpu_pack import DESIGN
 from benchmarks.packs import TimesFile, export, load_jobs, measure
-from benchmarks.provenance import provenance, write_result
+from benchmarks.provenance import measured_on, provenance, write_result
 from hw_models import load_target
 from hw_models.measurements import Measurement
 from nas.errors import NasError
@@ -98,12 +98,10 @@ def main() -> None:
     if args.out is not None:
         times = TimesFile(args.dir).of(DESIGN.target)
         rows = rows_of(subjects, times, args.batch)
-        state = times[-1].condition()
         result = {
             "what": f"the same blocks of metaformer in four number formats at batch {args.batch}, compiled",
             **provenance(),
-            "measured on": f"{state.get('processor', 'a GPU')}, {times[-1].date[:10]}, commit {times[-1].commit}",
-            "runtime": f"{times[-1].runtime} {times[-1].runtime_version}, CUDA graphs",
+            **measured_on(times[-1]),
             "sample": f"{len(rows)} blocks, the first of the pack's design of which every product has an int8 kernel",
         }
         result |= {

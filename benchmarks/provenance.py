@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hw_models.measurements import Measurement
+
 
 def provenance() -> dict[str, str]:
     """Commit, date, machine, versions and command of this run."""
@@ -24,6 +26,15 @@ def provenance() -> dict[str, str]:
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "command": " ".join(["python -m benchmarks." + Path(sys.argv[0]).stem, *map(_placeless, sys.argv[1:])]),
+    }
+
+
+def measured_on(record: Measurement) -> dict[str, str]:
+    """Runtime, processor, date and commit of measurements, of which `record` is one, taken as CUDA graphs."""
+    processor = record.condition().get("processor", "a GPU")
+    return {
+        "runtime": f"{record.runtime} {record.runtime_version}, CUDA graphs",
+        "measured on": f"{processor}, {record.date[:10]}, commit {record.commit}",
     }
 
 
